@@ -1,0 +1,1 @@
+"""Experiments that reproduce published results: ``python -m experiments.NAME``."""

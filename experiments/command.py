@@ -1,0 +1,45 @@
+"""The command line that the experiments share."""
+
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+
+from experiments.config import Config, UsageError, parse
+from experiments.display import console
+
+
+def main(experiment: str, description: str, started: float) -> None:
+    """Parse the command line, run what it asks for, and exit with a status."""
+
+    def work() -> int:
+        default = replace(Config(), dataset=experiment)
+        config = parse(Config, f"python -m experiments.{experiment}", description, default)
+        config.check()
+        from experiments.runner import run_all  # imports jax, which --help does not need
+
+        return run_all(experiment, config, started)
+
+    leave(work)
+
+
+def leave(work: Callable[[], int]) -> None:
+    """Do the work and exit: 0 done, 1 failed, 2 bad usage (in one line), 130 or 143 stopped."""
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        status = work()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except (KeyboardInterrupt, _Stopped) as stop:
+        status = 143 if isinstance(stop, _Stopped) else 130
+        console.print("stopped; the same command goes on from the last checkpoint")
+    sys.exit(status)
+
+
+class _Stopped(BaseException):
+    """SIGTERM came."""
+
+
+def _stop(*_: object) -> None:
+    raise _Stopped

@@ -1,0 +1,244 @@
+"""The configuration of an experiment: defaults, command line and saved ``config.json`` in one."""
+
+import contextlib
+import io
+import itertools
+import math
+import re
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import optax
+import tyro
+
+from iwae_jax import ModelConfig, objectives, training
+from iwae_jax.objectives import Objective
+
+
+class UsageError(Exception):
+    """What was asked for makes no run; the message is one line, the exit status 2."""
+
+
+Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
+
+SWEPT = ("k", "layers", "objective", "seed")
+"""Fields that take several values on the command line, and one in a run."""
+
+INCIDENTAL = (
+    "data_source",
+    "data_dir",
+    "out_dir",
+    "overwrite",
+    "checkpoint_seconds",
+    "tensorboard",
+)
+"""Fields that say where and how, not what: a run resumes whatever they are."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train an importance weighted autoencoder and evaluate it.
+
+    Flags marked (sweep) take several values: every combination is a run of its own.
+    """
+
+    k: tuple[int, ...] = (50,)
+    """Importance samples of the training bound (sweep)."""
+    layers: tuple[Literal[1, 2], ...] = (1,)
+    """Stochastic layers: the paper's network with one or with two (sweep)."""
+    objective: tuple[Literal["iwae", "vae"], ...] = ("iwae",)
+    """iwae: log of the mean of k weights; vae: mean of k ELBO terms (sweep)."""
+    seed: tuple[int, ...] = (0,)
+    """Seed of all randomness (sweep)."""
+
+    dataset: Literal["mnist", "binarized_mnist", "omniglot", "digits"] = "mnist"
+    """Data set; binarized_mnist is the fixed binarization of Larochelle and Murray."""
+    data_source: Literal["auto", "files", "tfds", "embedded"] = "auto"
+    """files: --data-dir; tfds: download; embedded: 8x8 digits; auto: the first to be had."""
+    data_dir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of local data files (default: the environment variable IWAE_JAX_DATA)."""
+    binarization: Literal["dynamic", "fixed"] = "dynamic"
+    """dynamic: pixels drawn anew at every access (the paper's); fixed: drawn once."""
+
+    preset: Literal["quick", "paper"] = "quick"
+    """quick: minutes on two cores; paper: the full protocol of 3,280 passes, real data only."""
+    stages: Count = None
+    """Stages of the schedule; stage i is 3^i passes (default: 3 with 28x28 images, 5 with 8x8)."""
+    passes: Count = None
+    """Passes over the data, in place of --stages; they follow the same schedule."""
+    batch_size: int = 20
+    """Images in a step."""
+    total_stages: int = 8
+    """Stages over which the learning rate falls."""
+    stage_base: int = 3
+    """Stage i is this number to the power of i passes."""
+    first_rate: float = 1e-3
+    """Learning rate of the first stage."""
+    last_rate: float = 1e-4
+    """Learning rate of the last of --total-stages."""
+    adam_beta1: float = 0.9
+    """Adam's decay of the mean gradient (0.9 in the paper, 0.99 in its code)."""
+    adam_beta2: float = 0.999
+    """Adam's decay of the mean square."""
+    adam_eps: float = 1e-4
+    """Adam's epsilon."""
+    loss: Literal["mean", "sum"] = "mean"
+    """Loss of a batch: with sum (the paper's code), epsilon acts 1/batch-size as strongly."""
+
+    eval_k: int = 5000
+    """Importance samples of the test likelihood."""
+    eval_images: Count = None
+    """Evaluate on the first so many test images (default: all)."""
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """Precision of matrix products on accelerators (CPUs always use float32)."""
+
+    out_dir: str = "runs"
+    """Run folders go to OUT_DIR/EXPERIMENT/NAME."""
+    overwrite: bool = False
+    """Start anew where a run folder exists; without it, the run resumes."""
+    checkpoint_seconds: float = 20.0
+    """Least time between two checkpoints; there is always one at the end."""
+    tensorboard: bool = False
+    """Write TensorBoard event files too (needs the extra iwae_jax[tensorboard])."""
+
+    def __post_init__(self):
+        for name in SWEPT:  # config.json has a run's one value
+            value = getattr(self, name)
+            if isinstance(value, list):
+                object.__setattr__(self, name, tuple(value))
+            elif not isinstance(value, tuple):
+                object.__setattr__(self, name, (value,))
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first value that makes no run."""
+        for name in SWEPT:
+            if not getattr(self, name):
+                raise UsageError(f"Expected at least one value for {_flag(name)}, got none.")
+        counts = ("k", "batch_size", "total_stages", "stage_base", "stages", "passes")
+        for name in (*counts, "eval_k", "eval_images"):
+            value = getattr(self, name)
+            for number in value if name in SWEPT else (value,):
+                if number is not None and number < 1:
+                    raise UsageError(f"Expected {_flag(name)} to be at least 1, got {number}.")
+        for name in ("first_rate", "last_rate", "adam_eps"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(
+                    f"Expected {_flag(name)} to be a positive number, got {getattr(self, name)}."
+                )
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UsageError(f"Expected {_flag(name)} in [0, 1), got {getattr(self, name)}.")
+        if not self.checkpoint_seconds >= 0:
+            raise UsageError(
+                f"Expected --checkpoint-seconds to be at least 0, got {self.checkpoint_seconds}."
+            )
+        if min(self.seed) < 0:
+            raise UsageError(f"Expected --seed to be at least 0, got {min(self.seed)}.")
+        if self.stages is not None and self.passes is not None:
+            raise UsageError("Expected --stages or --passes, got both.")
+        if self.stages is not None and self.stages > self.total_stages:
+            raise UsageError(
+                f"Expected --stages to be at most --total-stages, {self.total_stages}, got "
+                f"{self.stages}."
+            )
+        if self.preset == "paper" and (self.stages, self.passes) != (None, None):
+            raise UsageError("Expected --preset=paper alone, got --stages or --passes beside it.")
+        if self.data_dir is not None and not Path(self.data_dir).is_dir():
+            raise UsageError(f"Expected --data-dir to be a folder, got {self.data_dir!r}.")
+
+    def runs(self) -> list["Config"]:
+        """One config for each combination of the swept values."""
+        values = [getattr(self, name) for name in SWEPT]
+        return [
+            replace(
+                self, **{name: (value,) for name, value in zip(SWEPT, combination, strict=True)}
+            )
+            for combination in dict.fromkeys(itertools.product(*values))
+        ]
+
+    @property
+    def name(self) -> str:
+        """The name of a run's folder."""
+        (k,), (layers,), (objective,), (seed,) = (getattr(self, name) for name in SWEPT)
+        return f"{objective}-L{layers}-k{k}-seed{seed}"
+
+    @property
+    def objective_function(self) -> Objective:
+        """The objective of a run."""
+        return {"iwae": objectives.IWAE(), "vae": objectives.ELBO()}[self.objective[0]]
+
+    def model(self, pixels: int) -> ModelConfig:
+        """The paper's network of a run, for images of so many pixels."""
+        if self.layers[0] == 2:
+            return ModelConfig.two_layer((pixels,))
+        return ModelConfig((pixels,))
+
+    def total_passes(self, pixels: int) -> int:
+        """Passes over the data, for images of so many pixels."""
+        if self.passes is not None:
+            return self.passes
+        stages = self.stages
+        if self.preset == "paper":
+            stages = self.total_stages
+        elif stages is None:
+            stages = 3 if pixels == 784 else 5
+        return training.stage_passes(stages, base=self.stage_base)
+
+    def schedule(self, steps_per_pass: int) -> optax.Schedule:
+        """The learning rate at a step."""
+        rates = training.stage_rates(
+            self.total_stages, first=self.first_rate, last=self.last_rate, total=self.total_stages
+        )
+        return training.stage_schedule(steps_per_pass, rates, base=self.stage_base)
+
+    def optimizer(self, steps_per_pass: int) -> optax.GradientTransformation:
+        """Adam, as the paper's code runs it.
+
+        The library's loss is the mean over a batch. Adam is indifferent to the gradient's scale
+        but for epsilon: with the sum, epsilon is in effect smaller by the batch size.
+        """
+        eps = self.adam_eps / self.batch_size if self.loss == "sum" else self.adam_eps
+        schedule = self.schedule(steps_per_pass)
+        return optax.adam(schedule, b1=self.adam_beta1, b2=self.adam_beta2, eps=eps)
+
+    def to_json(self) -> dict[str, Any]:
+        """A run's config as it is saved."""
+        return {
+            field.name: getattr(self, field.name)[0]
+            if field.name in SWEPT
+            else getattr(self, field.name)
+            for field in fields(self)
+        }
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Config":
+        """A run's config from what was saved; unknown names are an error."""
+        unknown = sorted(set(values) - {field.name for field in fields(cls)})
+        if unknown:
+            raise UsageError(f"Expected a config of this version, got unknown {unknown}.")
+        return cls(**values)
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def parse(kind: Any, program: str, description: str, default: Any) -> Any:
+    """Parse a command line into a dataclass; bad ones raise a `UsageError` of one line."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(
+                kind,
+                prog=program,
+                description=description,
+                default=default,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # --help
+        # tyro draws a box; its first paragraph says what is wrong.
+        text = re.split(r"Argument helptext|For full helptext", errors.getvalue())[0]
+        raise UsageError(" ".join(re.sub(r"[╭╮╰╯│─|+-]{2,}|[╭╮╰╯│]", " ", text).split())) from None

@@ -1,0 +1,112 @@
+"""What a person sees while a run goes on: a progress bar, or plain lines, and the last table."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+console = Console(highlight=False, soft_wrap=True)
+"""Where everything is printed."""
+
+_LINE_SECONDS = 5.0  # least time between two plain lines
+
+
+class Display:
+    """Progress of one long loop: a bar on a terminal, plain lines elsewhere.
+
+    Args:
+      what: what is being done.
+      total: units of work in all.
+      done: units done before.
+      unit: the unit's name.
+    """
+
+    def __init__(self, what: str, total: int, *, done: int = 0, unit: str):
+        self.what, self.total, self.done, self.unit = what, total, done, unit
+        self._latest = self._started = time.monotonic()
+        self._first = done
+        self._last_line = -float("inf")
+        self._note = ""
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[text]}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(what, total=total, completed=done, text="starting")
+
+    def __enter__(self) -> "Display":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def wait(self, arrays: Any, units: int = 1) -> None:
+        """Wait until the device has computed the arrays, moving the bar as time passes.
+
+        The main thread sleeps in short naps, so that Ctrl-C is heard within a pass.
+        """
+        leaves = jax.tree.leaves(arrays)
+        begun, per_unit = time.monotonic(), self._seconds_per_unit()
+        while not all(leaf.is_ready() for leaf in leaves):
+            time.sleep(0.005 if time.monotonic() - begun < 0.2 else 0.05)
+            if console.is_terminal and per_unit:
+                share = min(0.99 * units, (time.monotonic() - begun) / per_unit)
+                self._bar.update(self._task, completed=self.done + share, text=self._text(share))
+
+    def advance(self, note: str, images_per_unit: float, units: int = 1) -> None:
+        """Count units as done; `note` is what to say of them."""
+        now = time.monotonic()
+        speed = images_per_unit * units / max(now - self._latest, 1e-9)
+        self._latest = now
+        self.done += units
+        self._note = f"{note}  {speed:,.0f} images/s"
+        self._bar.update(self._task, completed=self.done, text=self._text(0.0))
+        last = self.done >= self.total
+        if not console.is_terminal and (last or now - self._last_line >= _LINE_SECONDS):
+            self._last_line = now
+            console.print(f"{self.what}: {self._text(0.0)}")
+
+    def _seconds_per_unit(self) -> float | None:
+        units = self.done - self._first
+        return (self._latest - self._started) / units if units else None
+
+    def _text(self, share: float) -> str:
+        per_unit = self._seconds_per_unit()
+        left = "" if per_unit is None else duration(per_unit * (self.total - self.done - share))
+        return f"{self.unit} {self.done}/{self.total}  {self._note}  {left} left"
+
+
+def duration(seconds: float) -> str:
+    """A time in words: 45 s, 3 min 20 s, 2 h 5 min."""
+    seconds = round(max(seconds, 0.0))
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60} min"
+
+
+def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Print a small table; all columns but the first align right."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def spinner(text: str, work: Callable[[], Any]) -> Any:
+    """Do some work with a spinner on a terminal."""
+    with console.status(text):
+        return work()

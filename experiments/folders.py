@@ -1,0 +1,109 @@
+"""Run folders: what is in them, and how they are written so that a kill loses nothing."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from experiments.config import INCIDENTAL, Config, UsageError
+
+
+class RunFolder:
+    """One run's folder: config.json, data.json, metrics.jsonl, checkpoints/, summary.json, PNGs."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def open(self, config: Config, data: dict[str, Any]) -> None:
+        """Make the folder, or check that it is of the same run; raise a `UsageError` if not."""
+        if config.overwrite and self.path.exists():
+            self._remove()
+        saved = self.read("config.json")
+        if saved is None and self.path.is_dir():
+            # data.json is written before config.json: a run killed between leaves at most these.
+            start = {"data.json", "data.json.partial", "config.json.partial"}
+            if {file.name for file in self.path.iterdir()} - start:
+                raise UsageError(f"Expected {self.path} to be a run's folder, got other files.")
+        if saved is not None:
+            self._refuse_difference("config.json", saved, config.to_json(), INCIDENTAL)
+        saved_data = self.read("data.json")
+        if saved_data is not None:
+            self._refuse_difference("data.json", saved_data, data, ("origin",))
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if saved_data is None:
+                self.write("data.json", data)
+            if saved is None:
+                self.write("config.json", config.to_json())
+        except OSError as error:
+            raise UsageError(f"Expected to write to {self.path}, got: {error}.") from error
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The content of a JSON file; None if there is none."""
+        file = self.path / name
+        if not file.is_file():
+            return None
+        try:
+            return json.loads(file.read_text())
+        except ValueError as error:
+            raise UsageError(f"Expected {file} to be JSON, got: {error}.") from error
+
+    def write(self, name: str, values: dict[str, Any]) -> None:
+        """Write a JSON file, whole or not at all."""
+        partial = self.path / f"{name}.partial"
+        with partial.open("w") as stream:
+            json.dump(values, stream, indent=2, allow_nan=False)
+            stream.write("\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(self.path / name)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, one a pass."""
+        file = self.path / "metrics.jsonl"
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def keep_metrics(self, passes: int) -> None:
+        """Cut metrics.jsonl to the passes that the restored checkpoint knows."""
+        file = self.path / "metrics.jsonl"
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+        if len(lines) < passes:
+            raise UsageError(
+                f"Expected {file} to hold the {passes} passes of the checkpoint, got {len(lines)}: "
+                "start anew with --overwrite."
+            )
+        partial = file.with_suffix(".partial")
+        partial.write_bytes(b"".join(lines[:passes]))
+        partial.replace(file)
+
+    def add_metrics(self, values: dict[str, Any]) -> None:
+        """Add a line to metrics.jsonl, on the disk before the checkpoint of its pass."""
+        with (self.path / "metrics.jsonl").open("a") as stream:
+            stream.write(json.dumps(values, allow_nan=False) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def _remove(self) -> None:
+        known = {"config.json", "data.json", "metrics.jsonl", "summary.json", "checkpoints"}
+        if any(self.path.iterdir()) and not known & {file.name for file in self.path.iterdir()}:
+            raise UsageError(f"Expected {self.path} to be a run's folder; it will not be removed.")
+        shutil.rmtree(self.path)
+
+    def _refuse_difference(
+        self, name: str, saved: dict[str, Any], wanted: dict[str, Any], ignored: tuple[str, ...]
+    ) -> None:
+        differences = [
+            f"{key} is {saved.get(key)!r} there and {wanted.get(key)!r} here"
+            for key in dict.fromkeys((*saved, *wanted))
+            if key not in ignored and saved.get(key) != wanted.get(key)
+        ]
+        if differences:
+            raise UsageError(
+                f"{self.path} holds another run ({name}): {'; '.join(differences)}. "
+                "Choose another --out-dir, or --overwrite it."
+            )

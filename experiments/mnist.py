@@ -1,0 +1,19 @@
+"""Train an importance weighted autoencoder on MNIST, as Burda et al. (2016) did.
+
+    python -m experiments.mnist --k=50
+
+With the full MNIST this takes 13 passes, about 8 minutes on two CPU cores, and gives a test
+NLL near 92.5 nats; with the embedded digits it takes about a minute. The paper's protocol is
+--preset=paper: 3,280 passes, for which the paper reports 84.78.
+
+Stopped at any moment, the same command goes on from the last checkpoint.
+"""
+
+import time
+
+_STARTED = time.time()
+
+from experiments.command import main  # noqa: E402
+
+if __name__ == "__main__":
+    main("mnist", __doc__ or "", _STARTED)

@@ -1,0 +1,102 @@
+"""The pictures of a run. Every one names its data, split, k and binarization."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # without pyplot: no window system, no global state
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Any, file: Path, caption: str) -> None:
+    figure.supxlabel(caption, fontsize=7, color="0.35")
+    figure.savefig(file, dpi=150)
+
+
+def learning_curves(file: Path, metrics: list[dict[str, Any]], title: str, caption: str) -> None:
+    """Bounds on training and held-out images against the passes; grey where the rate falls."""
+    passes = [line["pass"] for line in metrics]
+    curves = {
+        "training images": [line["train_bound"] for line in metrics],
+        "held-out images": [line["validation_bound"] for line in metrics],
+    }
+    figure = _figure(6.4, 4.0)
+    axes = figure.add_subplot()
+    seen = []
+    for label, values in curves.items():
+        if None not in values:
+            axes.plot(passes, values, ".-", label=label)
+            seen += values[1:] or values  # the first pass starts from noise: off the scale
+    margin = 0.05 * (max(seen) - min(seen)) + 0.5
+    axes.set_ylim(min(seen) - margin, max(seen) + margin)
+    for before, after in itertools.pairwise(metrics):
+        if before["learning_rate"] != after["learning_rate"]:
+            axes.axvline(after["pass"] - 0.5, color="0.85", linewidth=0.8, zorder=0)
+    if len(passes) > 20:
+        axes.set_xscale("log")
+    axes.set(title=title, xlabel="pass over the data", ylabel="nats")
+    axes.legend(loc="lower right", frameon=False)
+    axes.grid(alpha=0.2)
+    _save(figure, file, caption)
+
+
+def image_grid(
+    file: Path, images: np.ndarray, shape: tuple[int, int], columns: int, title: str, caption: str
+) -> None:
+    """Images in [0, 1], [n, pixels], in a grid, ink dark on white."""
+    rows = -(-len(images) // columns)
+    height, width = shape
+    sheet = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1))
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
+        sheet[top : top + height, left : left + width] = 1.0 - image.reshape(shape)
+    figure = _figure(6.4, 6.4 * sheet.shape[0] / sheet.shape[1] + 0.7)
+    axes = figure.add_subplot()
+    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title)
+    axes.set_axis_off()
+    _save(figure, file, caption)
+
+
+def reconstructions(
+    file: Path,
+    x: np.ndarray,
+    means: np.ndarray,
+    shape: tuple[int, int],
+    title: str,
+    caption: str,
+) -> None:
+    """Test images and, below each, the mean of its reconstruction."""
+    columns = 10
+    rows = []
+    for start in range(0, len(x), columns):
+        rows += [x[start : start + columns], means[start : start + columns]]
+    image_grid(file, np.concatenate(rows), shape, columns, title, caption)
+
+
+def unit_activity(
+    file: Path, variances: list[np.ndarray], counts: list[int], threshold: float, caption: str
+) -> None:
+    """The variance of each unit's posterior mean over the data, sorted, a panel a layer."""
+    figure = _figure(6.4, 0.8 + 2.6 * len(variances))
+    panels = figure.subplots(len(variances), 1, squeeze=False)[:, 0]
+    floor = threshold / 100
+    for layer, (axes, variance, count) in enumerate(zip(panels, variances, counts, strict=True)):
+        ordered = np.sort(variance)[::-1]
+        colours = np.where(ordered > threshold, "tab:blue", "0.75")
+        axes.bar(np.arange(1, len(ordered) + 1), np.maximum(ordered, floor), color=colours)
+        axes.axhline(threshold, color="tab:red", linewidth=1, label=f"active above {threshold}")
+        axes.set_yscale("log")
+        axes.set_ylim(bottom=floor)
+        axes.set(
+            title=f"layer {layer + 1}: {count} of {len(ordered)} units active",
+            xlabel="unit, by activity",
+            ylabel="variance over x\nof posterior mean",
+        )
+        axes.legend(loc="upper right", frameon=False)
+    _save(figure, file, caption)

@@ -1,0 +1,239 @@
+"""Data sets from local files, tensorflow-datasets or the embedded default; binarization."""
+
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iwae_jax import data_files
+from iwae_jax.typing import Array, ArrayLike, Float, Key
+
+Name = Literal["mnist", "omniglot", "binarized_mnist", "digits"]
+Source = Literal["auto", "files", "tfds", "embedded"]
+NAMES: tuple[str, ...] = get_args(Name)
+SOURCES: tuple[str, ...] = get_args(Source)
+
+DATA_DIR_VARIABLE = "IWAE_JAX_DATA"
+"""The environment variable that names the folder of local files."""
+
+# The paper's Omniglot: 24,345 images to train on, 1,345 of them held out, and 8,070 to test on.
+_OMNIGLOT_TEST = 8070 / (24345 + 8070)
+_OMNIGLOT_HELD_OUT = 1345 / 24345
+
+
+class NotFoundError(ValueError):
+    """The data set is not to be had from the source that was asked for."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images, one a row, and where they came from.
+
+    Attributes:
+      name: the data set that was asked for.
+      source: where it came from: ``"files"``, ``"tfds"`` or ``"embedded"``.
+      origin: the same in words, for people.
+      train: training images, [n, pixels].
+      validation: images held out of training, [m, pixels].
+      test: test images, [t, pixels].
+      image_shape: rows and columns of an image.
+      maximum: the intensity that means a probability of one.
+    """
+
+    name: str
+    source: str
+    origin: str
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+    image_shape: tuple[int, int]
+    maximum: float
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean training image, [pixels], in [0, 1]."""
+        return self.train.mean(axis=0, dtype=np.float64) / self.maximum
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the images: two data sets with the same one are the same."""
+        digest = hashlib.sha256()
+        for images in (self.train, self.validation, self.test):
+            digest.update(f"{images.dtype} {images.shape} {self.maximum}".encode())
+            digest.update(np.ascontiguousarray(images).data)
+        return digest.hexdigest()[:16]
+
+
+def load(name: str, source: str = "auto", data_dir: str | Path | None = None) -> Dataset:
+    """Load a data set.
+
+    Args:
+      name: ``"mnist"`` (the paper's split: the last 1/150 of the training images, 400 of 60,000,
+        held out), ``"omniglot"``, ``"binarized_mnist"`` (Larochelle and Murray's fixed
+        binarization), or ``"digits"`` (scikit-learn's, 8x8).
+      source: ``"files"`` reads local files; ``"tfds"`` downloads and prepares with
+        tensorflow-datasets; ``"embedded"`` gives scikit-learn's digits whatever the name;
+        ``"auto"`` tries the three in this order and warns if it ends with the last.
+      data_dir: the folder of local files, or, for ``source="tfds"``, of tensorflow-datasets. By
+        default the environment variable IWAE_JAX_DATA, or TFDS's own default.
+
+    Returns:
+      A `Dataset`, which says where it came from.
+
+    Raises:
+      ValueError: for an unknown name or source, a folder that does not exist, a file that is
+        damaged, or (`NotFoundError`) a forced source that does not have the data.
+
+    Example:
+      >>> from iwae_jax import data
+      >>> digits = data.load("digits")
+      >>> digits.train.shape, digits.train.dtype, digits.source
+      ((1400, 64), dtype('uint8'), 'embedded')
+    """
+    if name not in NAMES:
+        raise ValueError(f"Expected name to be one of {', '.join(NAMES)}, got {name!r}.")
+    if source not in SOURCES:
+        raise ValueError(f"Expected source to be one of {', '.join(SOURCES)}, got {source!r}.")
+    if data_dir is not None and source != "tfds" and not Path(data_dir).is_dir():
+        raise ValueError(f"Expected data_dir to be a folder, got {str(data_dir)!r}.")
+    if name == "digits" and source in {"files", "tfds"}:
+        raise NotFoundError(f"Expected source 'auto' or 'embedded' for digits, got {source!r}.")
+    if name == "digits" or source == "embedded":
+        return _embedded(name)
+    if source == "files":
+        return _from_files(name, data_dir)
+    if source == "tfds":
+        return _from_tfds(name, data_dir)
+    reasons = []
+    for attempt in (lambda: _from_files(name, data_dir), lambda: _from_tfds(name, None)):
+        try:
+            return attempt()
+        except NotFoundError as error:
+            reasons.append(str(error))
+    warnings.warn(
+        f"{name} was not found, so scikit-learn's 8x8 digits stand in for it: results are NOT "
+        f"comparable with the paper's. ({' '.join(reasons)})",
+        stacklevel=2,
+    )
+    return _embedded(name)
+
+
+def _from_files(name: str, data_dir: str | Path | None) -> Dataset:
+    folder = data_dir if data_dir is not None else os.environ.get(DATA_DIR_VARIABLE)
+    if not folder:
+        raise NotFoundError(f"No folder was given with data_dir or {DATA_DIR_VARIABLE}.")
+    folder = Path(folder).expanduser()
+    if not folder.is_dir():
+        raise ValueError(f"Expected {DATA_DIR_VARIABLE} to name a folder, got {str(folder)!r}.")
+    origin = f"files in {folder}"
+    if name == "mnist" and (splits := data_files.find_mnist(folder)):
+        return _mnist(splits, "files", origin)
+    if name == "binarized_mnist" and (splits := data_files.find_binarized_mnist(folder)):
+        return _binarized_mnist(splits, "files", origin)
+    if name == "omniglot":
+        if splits := data_files.find_omniglot_mat(folder):
+            return _omniglot_mat(splits, origin + ", chardata.mat")
+        images = data_files.find_omniglot_zips(folder)
+        if images is not None:
+            return _omniglot(images, "files", origin + ", zips resized to 28x28")
+    raise NotFoundError(f"{folder} holds no file of {name}.")
+
+
+def _from_tfds(name: str, data_dir: str | Path | None) -> Dataset:
+    from iwae_jax import data_tfds
+
+    try:
+        splits = data_tfds.read(name, data_dir)
+    except data_tfds.UnavailableError as error:
+        raise NotFoundError(str(error)) from error
+    origin = "tensorflow-datasets"
+    if name == "mnist":
+        return _mnist(splits, "tfds", origin)
+    if name == "binarized_mnist":
+        return _binarized_mnist(splits, "tfds", origin)
+    images = np.concatenate([splits["train"], splits["test"]])
+    return _omniglot(images, "tfds", origin + ", resized to 28x28")
+
+
+def _embedded(name: str) -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits: Any = load_digits()
+    images = np.random.default_rng(0).permutation(digits["data"].astype(np.uint8))
+    train, validation, test = np.split(images, [1400, 1497])
+    origin = "scikit-learn's 8x8 digits"
+    return Dataset(name, "embedded", origin, train, validation, test, (8, 8), 16)
+
+
+def _mnist(splits: dict[str, np.ndarray], source: str, origin: str) -> Dataset:
+    train, validation = _hold_out(splits["train"], len(splits["train"]) // 150)
+    shape = (data_files.SIDE, data_files.SIDE)
+    return Dataset("mnist", source, origin, train, validation, splits["test"], shape, 255)
+
+
+def _binarized_mnist(splits: dict[str, np.ndarray], source: str, origin: str) -> Dataset:
+    shape = (data_files.SIDE, data_files.SIDE)
+    images = (splits["train"], splits["valid"], splits["test"])
+    return Dataset("binarized_mnist", source, origin, *images, shape, 1)
+
+
+def _omniglot_mat(splits: dict[str, np.ndarray], origin: str) -> Dataset:
+    images = np.random.default_rng(0).permutation(splits["train"])
+    train, validation = _hold_out(images, round(len(images) * _OMNIGLOT_HELD_OUT))
+    shape = (data_files.SIDE, data_files.SIDE)
+    return Dataset("omniglot", "files", origin, train, validation, splits["test"], shape, 1)
+
+
+def _omniglot(images: np.ndarray, source: str, origin: str) -> Dataset:
+    """Distinct images in any order, split at random in the paper's proportions."""
+    images = np.random.default_rng(0).permutation(images)
+    rest, test = _hold_out(images, round(len(images) * _OMNIGLOT_TEST))
+    train, validation = _hold_out(rest, round(len(rest) * _OMNIGLOT_HELD_OUT))
+    shape = (data_files.SIDE, data_files.SIDE)
+    return Dataset("omniglot", source, origin, train, validation, test, shape, 255)
+
+
+def _hold_out(images: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    return images[: len(images) - count], images[len(images) - count :]
+
+
+def binarize(
+    images: ArrayLike, key: Key[Array, ""], maximum: float = 255
+) -> Float[Array, "n *data"]:
+    """Draw each pixel as one with probability image / maximum.
+
+    The key of datum n is ``fold_in(key, n)``: the draw of a datum does not depend on the others.
+
+    Args:
+      images: intensities in [0, maximum].
+      key: a typed JAX key.
+      maximum: the intensity that means a probability of one.
+
+    Returns:
+      Zeros and ones, float.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from iwae_jax import data
+      >>> print(data.binarize(jnp.array([[0, 255]], jnp.uint8), jax.random.key(0)))
+      [[0. 1.]]
+    """
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
+    return draw_pixels(images, keys, maximum)
+
+
+def draw_pixels(
+    images: ArrayLike, keys: Key[Array, " n"], maximum: float
+) -> Float[Array, "n *data"]:
+    """`binarize` with a key for each datum; NaN where an intensity is not in [0, maximum]."""
+    images = jnp.asarray(images)
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
+    probability = images / jnp.asarray(maximum, uniform.dtype)
+    ones = (uniform < probability).astype(uniform.dtype)
+    return jnp.where((probability >= 0) & (probability <= 1), ones, jnp.nan)

@@ -1,0 +1,257 @@
+"""Download and prepare with tensorflow-datasets, without TensorFlow.
+
+The stock builders call TensorFlow when they extract and decode. The subclasses here keep their
+name, version, features, addresses and checksums, and read the downloaded files with NumPy.
+"""
+
+import gzip
+import io
+import logging
+import os
+import socket
+import threading
+import urllib.parse
+import urllib.request
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from iwae_jax import data_files
+
+CONNECT_SECONDS = 3.0
+"""How long to wait for a server before saying that there is no network."""
+
+_CACHE_NAME = "iwae_jax_28x28.npz"
+
+
+class UnavailableError(Exception):
+    """The data set is neither prepared on this machine nor to be downloaded now."""
+
+
+def read(name: str, data_dir: str | Path | None = None) -> dict[str, np.ndarray]:
+    """Splits of a data set, uint8 [n, 784] each; downloaded and prepared at the first call.
+
+    Args:
+      name: ``"mnist"``, ``"binarized_mnist"`` or ``"omniglot"``.
+      data_dir: TFDS's folder; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+
+    Raises:
+      UnavailableError: if it is not on this machine and its server can't be reached.
+    """
+    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
+    root = root.expanduser()
+    cached = sorted(root.glob(f"{name}/*/{_CACHE_NAME}"))
+    if cached:
+        return _load_cache(cached[-1])
+    if not list(root.glob(f"{name}/*/dataset_info.json")):
+        # Before the import, which takes seconds, and TFDS's retries, which take minutes.
+        check_network(_SERVERS[name])
+    return read_builder(builders()[name](data_dir=root, file_format="array_record"))
+
+
+_SERVERS = {
+    "mnist": "https://storage.googleapis.com",
+    "omniglot": "https://github.com",
+    "binarized_mnist": "http://www.cs.toronto.edu",
+}
+
+
+def check_network(url: str) -> None:
+    """Raise `UnavailableError` within a few seconds if the url's server can't be reached."""
+    parts = urllib.parse.urlsplit(url)
+    proxy = urllib.request.getproxies().get(parts.scheme)
+    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
+        parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"//{proxy}")
+    address = (parts.hostname or "", parts.port or {"https": 443}.get(parts.scheme, 80))
+    problem: list[str] = ["no answer"]
+
+    def connect():
+        try:
+            socket.create_connection(address, CONNECT_SECONDS).close()
+            problem.clear()
+        except OSError as error:
+            problem[:] = [str(error)]
+
+    # In a thread, since looking a name up has a time-out of its own, which may be long.
+    attempt = threading.Thread(target=connect, daemon=True)
+    attempt.start()
+    attempt.join(2 * CONNECT_SECONDS)
+    if problem:
+        raise UnavailableError(
+            f"tensorflow-datasets can't download it: no connection to {address[0]}:{address[1]} "
+            f"({problem[0]}). Give a folder of files with data_dir instead."
+        )
+
+
+def read_builder(builder: Any) -> dict[str, np.ndarray]:
+    """Prepare a builder of `builders` if need be, read its splits, and cache them as npz."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
+    from tensorflow_datasets.core.download.util import DownloadError
+
+    cache = Path(builder.data_dir) / _CACHE_NAME
+    if cache.is_file():
+        return _load_cache(cache)
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        builder.download_and_prepare(
+            download_config=tfds.download.DownloadConfig(force_checksums_validation=True)
+        )
+    except (OSError, DownloadError) as error:
+        raise UnavailableError(f"tensorflow-datasets could not download it: {error}.") from error
+    except NonMatchingChecksumError as error:
+        raise ValueError(
+            f"Expected the official checksum of {builder.name}, got: {error}"
+        ) from error
+    splits = {}
+    for split in builder.info.splits:
+        if split.startswith("small"):
+            continue  # Omniglot's subsets of its training images
+        source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
+        # One record at a time is four times slower.
+        records = [
+            record
+            for start in range(0, len(source), 1000)
+            for record in source.__getitems__(range(start, min(start + 1000, len(source))))
+        ]
+        splits[split] = np.stack([_decode(record["image"], builder.name) for record in records])
+    if "validation" in splits:
+        splits["valid"] = splits.pop("validation")
+    partial = cache.with_suffix(".partial")
+    with partial.open("wb") as stream:
+        np.savez_compressed(stream, **splits)
+    partial.rename(cache)
+    return splits
+
+
+def _decode(png: bytes, name: str) -> np.ndarray:
+    from PIL import Image
+
+    if name == "omniglot":
+        return data_files.shrink(png, "a record of omniglot")
+    with Image.open(io.BytesIO(png)) as image:
+        return np.asarray(image.convert("L"), np.uint8).reshape(-1)
+
+
+def _load_cache(file: Path) -> dict[str, np.ndarray]:
+    with np.load(file, allow_pickle=False) as content:
+        return {name: content[name] for name in content.files}
+
+
+def builders() -> dict[str, Any]:
+    """The builder classes by name; imports tensorflow-datasets."""
+    # TFDS's notices are about TensorFlow, which is not used.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.datasets.binarized_mnist import (
+        binarized_mnist_dataset_builder as binarized_mnist,
+    )
+    from tensorflow_datasets.image_classification import mnist, omniglot
+
+    tfds.disable_progress_bar()
+
+    class MNIST(mnist.MNIST, skip_registration=True):
+        """The official builder, with its files read by NumPy."""
+
+        url_infos = mnist.MNIST.url_infos  # sizes and checksums, which a subclass has not
+
+        def _split_generators(self, dl_manager):
+            names = {
+                f"{split}_{kind}": f"{stem}-{kind}-idx{axes}-ubyte.gz"
+                for split, stem in (("train", "train"), ("test", "t10k"))
+                for kind, axes in (("images", 3), ("labels", 1))
+            }
+            files = dl_manager.download(
+                {what: urllib.parse.urljoin(self.URL, name) for what, name in names.items()}
+            )
+            return {
+                split: self._generate_examples(files[f"{split}_images"], files[f"{split}_labels"])
+                for split in ("train", "test")
+            }
+
+        def _generate_examples(self, images, labels):  # type: ignore[override]
+            rows = data_files.read_idx(Path(images))
+            classes = np.frombuffer(gzip.decompress(Path(labels).read_bytes()), np.uint8, offset=8)
+            for index, (row, label) in enumerate(zip(rows, classes, strict=True)):
+                yield index, {"image": _png(row), "label": int(label)}
+
+    class BinarizedMNIST(binarized_mnist.Builder, skip_registration=True):
+        """The official builder, with its files read by NumPy."""
+
+        name = "binarized_mnist"
+        url_infos = binarized_mnist.Builder.url_infos
+
+        def _generate_examples(self, data_path):
+            for index, row in enumerate(data_files.read_amat(Path(data_path))):
+                yield index, {"image": _png(row)}
+
+    class Omniglot(omniglot.Omniglot, skip_registration=True):
+        """The official builder, with its zips read in place."""
+
+        URLS = omniglot._DL_URLS
+        url_infos = omniglot.Omniglot.url_infos
+
+        def _split_generators(self, dl_manager):
+            zips = {split: Path(file) for split, file in dl_manager.download(self.URLS).items()}
+            members = {split: _omniglot_members(file) for split, file in zips.items()}
+            labels = {m.label: m.label_name for found in members.values() for m in found}
+            features: Any = self.info.features
+            features["alphabet"].names = sorted(
+                {m.alphabet for found in members.values() for m in found}
+            )
+            features["label"].names = [labels[label] for label in sorted(labels)]
+            return {
+                {"eval": "test"}.get(split, split): self._generate_examples(file, members[split])
+                for split, file in zips.items()
+            }
+
+        def _generate_examples(self, file, members):  # type: ignore[override]
+            with zipfile.ZipFile(file) as archive:
+                for member in members:
+                    yield (
+                        f"{member.label_name}_{Path(member.path).name}",
+                        {
+                            "image": io.BytesIO(archive.read(member.path)),
+                            "alphabet": member.alphabet,
+                            "alphabet_char_id": member.character,
+                            "label": member.label_name,
+                        },
+                    )
+
+    return {"mnist": MNIST, "binarized_mnist": BinarizedMNIST, "omniglot": Omniglot}
+
+
+def _png(row: np.ndarray) -> io.BytesIO:
+    """An image as a PNG file; TFDS stores a file as it is, but encodes arrays with TensorFlow."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(row.reshape(data_files.SIDE, data_files.SIDE)).save(stream, "PNG")
+    stream.seek(0)
+    return stream
+
+
+class _Member(NamedTuple):
+    """A drawing in an Omniglot zip, with the labels that TFDS gives it."""
+
+    path: str
+    alphabet: str
+    character: int
+    label: int
+
+    @property
+    def label_name(self) -> str:
+        return f"{self.alphabet}_{self.character}"
+
+
+def _omniglot_members(file: Path) -> list[_Member]:
+    members = []
+    with zipfile.ZipFile(file) as archive:
+        for path in sorted(archive.namelist()):
+            if path.endswith(".png") and not path.startswith("__MACOSX"):
+                alphabet, character, name = path.split("/")[-3:]
+                number = int(character.removeprefix("character")) - 1
+                members.append(_Member(path, alphabet, number, int(name.split("_")[0]) - 1))
+    return members

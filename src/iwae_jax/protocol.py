@@ -1,0 +1,145 @@
+"""The protocol that a model meets, the parameters that carry it, and the batch axes of x.
+
+A model is written for ONE datum and ONE sample; `jax.vmap` puts the other axes on.
+"""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+
+from iwae_jax.typing import (
+    Array,
+    ArrayLike,
+    Float,
+    Key,
+    Observations,
+    PyTree,
+    check_key,
+    check_observation,
+)
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What a model must offer to take part: two facts and four functions, nothing to subclass.
+
+    A model is hashable and holds no arrays: it travels as static metadata of `Params`.
+
+    Attributes:
+      data_shape: the shape of one datum.
+      data_range: the smallest and largest value of x, such as (0, 1) or (-inf, inf).
+    """
+
+    @property
+    def data_shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def data_range(self) -> tuple[float, float]: ...
+
+    def init(self, key: Key[Array, ""], /) -> tuple[PyTree, PyTree]:
+        """Draw the generative and the recognition parameters."""
+        ...
+
+    def sample_posterior(
+        self, recognition: PyTree, x: Float[Array, "*data"], key: Key[Array, ""], /
+    ) -> tuple[PyTree, Float[Array, ""]]:
+        """Draw z from q(z | x), reparameterised; return z and log q(z | x) in nats."""
+        ...
+
+    def log_posterior(
+        self, recognition: PyTree, x: Float[Array, "*data"], z: PyTree, /
+    ) -> Float[Array, ""]:
+        """log q(z | x) at a given z, nats."""
+        ...
+
+    def log_joint(
+        self, generative: PyTree, x: Float[Array, "*data"], z: PyTree, /
+    ) -> Float[Array, ""]:
+        """log p(x, z), nats."""
+        ...
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["generative", "recognition"],
+    meta_fields=["model"],
+)
+@dataclass(frozen=True)
+class Params:
+    """Parameters that know their model: a pytree with the model as static metadata.
+
+    Attributes:
+      generative: theta, the parameters of p(x, z).
+      recognition: phi, the parameters of q(z | x).
+      model: a frozen, hashable model that meets the `Model` protocol.
+    """
+
+    generative: PyTree
+    recognition: PyTree
+    model: Any = field(metadata={"static": True})
+
+
+def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = None) -> Params:
+    """Draw the initial parameters of a model.
+
+    Args:
+      key: a typed JAX key.
+      config: a `ModelConfig`, or any model that meets the `Model` protocol.
+      data_mean: the mean of the training data, [*data]. A `ModelConfig` starts the last bias at
+        its logit, clipped to [0.001, 0.999] (Bernoulli), or at the mean itself (normal). Without
+        it that bias starts at zero.
+
+    Returns:
+      `Params`, which carry their model.
+
+    Raises:
+      ValueError: if the key is not a typed key or ``data_mean`` does not fit the model.
+
+    Example:
+      >>> import jax, iwae_jax
+      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
+      >>> params.model.latent_sizes
+      (50,)
+
+    Reference:
+      Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
+    """
+    check_key(key)
+    if not isinstance(config, Model):
+        wanted = sorted(name for name in Model.__protocol_attrs__)  # type: ignore[attr-defined]
+        missing = [name for name in wanted if not hasattr(config, name)]
+        raise ValueError(
+            f"Expected config to be a ModelConfig or a model with {', '.join(wanted)}; "
+            f"{type(config).__name__} lacks {', '.join(missing)}."
+        )
+    if data_mean is None:
+        return Params(*config.init(key), config)
+    return Params(*config.init(key, data_mean=data_mean), config)  # type: ignore[call-arg]
+
+
+@partial(jax.jit, static_argnames="count")
+def datum_keys(key: Key[Array, ""], count: int) -> Key[Array, " count"]:
+    """The keys that the library gives to data 0 .. count-1: ``fold_in(key, n)``."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
+
+
+def flatten_batch(
+    params: Params, x: Observations, key: Key[Array, "*batch"]
+) -> tuple[Float[Array, "n *data"], Key[Array, " n"], tuple[int, ...]]:
+    """Check x and key; return data with one batch axis, a key for each, and the batch shape."""
+    if not isinstance(params, Params):
+        raise ValueError(
+            f"Expected params to be iwae_jax.Params, from iwae_jax.init, got "
+            f"{type(params).__name__}."
+        )
+    data_shape = params.model.data_shape
+    x = check_observation(x, data_shape, params.model.data_range)
+    batch_shape = x.shape[: x.ndim - len(data_shape)]
+    key = check_key(key, batch_shape)
+    data = x.reshape(math.prod(batch_shape), *data_shape)
+    keys = datum_keys(key, len(data)) if key.shape == () else key.reshape(-1)
+    return data, keys, batch_shape

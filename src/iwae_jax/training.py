@@ -1,0 +1,278 @@
+"""The train state, the step, the scanned pass over the data, and the paper's schedule."""
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from iwae_jax.data import draw_pixels
+from iwae_jax.gradients import bound
+from iwae_jax.objectives import IWAE, Objective
+from iwae_jax.protocol import Params, datum_keys
+from iwae_jax.typing import (
+    Array,
+    Bool,
+    Float,
+    Key,
+    Num,
+    Observations,
+    PyTree,
+    check_key,
+    check_positive_int,
+)
+
+BINARIZATIONS = ("dynamic", "fixed", "none")
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["step", "params", "opt_state"],
+    meta_fields=["optimizer"],
+)
+@dataclass(frozen=True)
+class TrainState:
+    """All that training carries from one step to the next.
+
+    Attributes:
+      step: the number of steps taken.
+      params: parameters that carry their model.
+      opt_state: the optimizer's state.
+      optimizer: an optax transformation; static.
+    """
+
+    step: Array
+    params: Params
+    opt_state: PyTree
+    optimizer: optax.GradientTransformation = field(metadata={"static": True})
+
+    @classmethod
+    def create(cls, params: Params, optimizer: optax.GradientTransformation) -> "TrainState":
+        """A state at step 0, with a copy of the parameters: steps donate the state's arrays."""
+        params = jax.tree.map(jnp.array, params)
+        weights: PyTree = params
+        return cls(jnp.zeros((), jnp.int32), params, optimizer.init(weights), optimizer)
+
+
+def stage_rates(
+    count: int = 8, *, first: float = 1e-3, last: float = 1e-4, total: int = 8
+) -> tuple[float, ...]:
+    """The learning rates of the first ``count`` of ``total`` stages.
+
+    Geometric from ``first`` to ``last``, rounded to five decimals as in the authors' code.
+
+    Example:
+      >>> from iwae_jax import training
+      >>> training.stage_rates()
+      (0.001, 0.00072, 0.00052, 0.00037, 0.00027, 0.00019, 0.00014, 0.0001)
+
+    Reference:
+      Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
+    """
+    if not 1 <= count <= total:
+        raise ValueError(f"Expected 1 to {total} stages, got {count}.")
+    ratio = last / first
+    return tuple(
+        round(first * ratio ** (i / (total - 1)), 5) if total > 1 else first for i in range(count)
+    )
+
+
+def stage_passes(stages: int, *, base: int = 3) -> int:
+    """The passes over the data in the first ``stages`` stages: the sum of ``base**i``.
+
+    Example:
+      >>> from iwae_jax import training
+      >>> training.stage_passes(8)
+      3280
+    """
+    return sum(base**i for i in range(stages))
+
+
+def stage_schedule(
+    steps_per_pass: int, rates: tuple[float, ...], *, base: int = 3
+) -> optax.Schedule:
+    """The paper's schedule: stage i lasts ``base**i`` passes at ``rates[i]``.
+
+    Args:
+      steps_per_pass: optimizer steps in one pass over the data.
+      rates: the learning rate of each stage, see `stage_rates`; the last one stays on.
+      base: the growth of the stages' lengths.
+
+    Returns:
+      An optax schedule: from the step to the learning rate.
+
+    Example:
+      >>> from iwae_jax import training
+      >>> schedule = training.stage_schedule(2980, training.stage_rates())
+      >>> float(schedule(2979)), float(schedule(2980))
+      (0.0010000000474974513, 0.0007200000109151006)
+
+    Reference:
+      Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
+    """
+    check_positive_int("steps_per_pass", steps_per_pass)
+    ends = [steps_per_pass * stage_passes(i + 1, base=base) for i in range(len(rates) - 1)]
+    return optax.join_schedules([optax.constant_schedule(rate) for rate in rates], ends)
+
+
+def train_step(
+    state: TrainState,
+    x: Observations,
+    key: Key[Array, "*batch"],
+    k: int,
+    *,
+    objective: Objective = IWAE(),
+) -> tuple[TrainState, Float[Array, " batch"]]:
+    """Take one step up the gradient of the mean bound of a batch.
+
+    The state that is passed in is donated: its arrays can't be used again.
+
+    Args:
+      state: the train state.
+      x: a batch, with one batch axis, as `iwae_jax.bound` takes it.
+      key: a typed JAX key, or one for each datum.
+      k: the number of importance samples.
+      objective: the objective to be maximised.
+
+    Returns:
+      The new state, and the bound of each datum before the step, nats.
+
+    Raises:
+      ValueError: on input that `iwae_jax.bound` refuses.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, iwae_jax
+      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
+      >>> state = iwae_jax.TrainState.create(params, optax.adam(1e-3, eps=1e-4))
+      >>> state, bounds = iwae_jax.train_step(state, jnp.zeros((20, 784)), jax.random.key(1), k=5)
+      >>> int(state.step), bounds.shape
+      (1, (20,))
+    """
+    return _train_step(state, x, key, check_positive_int("k", k), objective)
+
+
+@partial(jax.jit, static_argnames=("k", "objective"), donate_argnames="state")
+def _train_step(state, x, key, k, objective):
+    return _step(state, x, key, k, objective)
+
+
+def _step(
+    state: TrainState,
+    x: Array,
+    key: Key[Array, ""],
+    k: int,
+    objective: Objective,
+    real: Bool[Array, " batch"] | None = None,
+) -> tuple[TrainState, Array]:
+    def loss(params):
+        values = bound(params, x, key, k, objective=objective)
+        if real is None:
+            return -jnp.mean(values), values
+        return -jnp.sum(values, where=real) / jnp.sum(real), values
+
+    grads, values = jax.grad(loss, has_aux=True)(state.params)
+    params: PyTree = state.params
+    updates, opt_state = state.optimizer.update(grads, state.opt_state, params)
+    params = optax.apply_updates(params, updates)
+    return replace(state, step=state.step + 1, params=params, opt_state=opt_state), values
+
+
+def train_epoch(
+    state: TrainState,
+    images: Num[Array, "n *data"],
+    key: Key[Array, ""],
+    k: int,
+    *,
+    batch_size: int = 20,
+    binarization: str = "dynamic",
+    maximum: float = 255,
+    objective: Objective = IWAE(),
+) -> tuple[TrainState, Float[Array, " steps"]]:
+    """Take one whole pass over the data, shuffled, as one `jax.lax.scan` on the device.
+
+    All randomness comes from ``key`` and ``state.step``, so a pass that starts from a restored
+    state is the pass that was interrupted. A last batch that is not full is averaged over the
+    data that it has. The state that is passed in is donated.
+
+    Args:
+      state: the train state.
+      images: the training data, kept on the device as they are (uint8, as a rule).
+      key: a typed JAX key; the same for every pass of a run.
+      k: the number of importance samples.
+      batch_size: data in a step.
+      binarization: ``"dynamic"`` draws x anew at every access, one with probability
+        image / maximum (the paper's way); ``"fixed"`` gives each datum one draw for the whole run,
+        the one of ``data.binarize(images, training.pixel_key(key), maximum)``; ``"none"`` uses
+        image / maximum itself.
+      maximum: the intensity that means one.
+      objective: the objective to be maximised.
+
+    Returns:
+      The new state, and the mean bound of each step's batch (before the step), nats.
+
+    Raises:
+      ValueError: on input that `iwae_jax.bound` refuses, no images, or an unknown binarization.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax, iwae_jax
+      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
+      >>> state = iwae_jax.TrainState.create(params, optax.adam(1e-3, eps=1e-4))
+      >>> images = jnp.zeros((50, 784), jnp.uint8)
+      >>> state, bounds = iwae_jax.train_epoch(state, images, jax.random.key(1), k=5)
+      >>> bounds.shape
+      (3,)
+
+    Reference:
+      Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
+    """
+    if binarization not in BINARIZATIONS:
+        raise ValueError(
+            f"Expected binarization to be one of {BINARIZATIONS}, got {binarization!r}."
+        )
+    shape = state.params.model.data_shape
+    if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
+        letters = ", ".join(["n", *map(str, shape)])
+        raise ValueError(f"Expected images of shape [{letters}] with n > 0, got {images.shape}.")
+    k, batch_size = check_positive_int("k", k), check_positive_int("batch_size", batch_size)
+    return _train_epoch(
+        state, images, check_key(key), k, batch_size, binarization, maximum, objective
+    )
+
+
+@partial(
+    jax.jit,
+    static_argnames=("k", "batch_size", "binarization", "maximum", "objective"),
+    donate_argnames="state",
+)
+def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objective):
+    shuffle_key, noise_key, _ = jax.random.split(key, 3)
+    count = len(images)
+    steps = -(-count // batch_size)
+    order = jax.random.permutation(jax.random.fold_in(shuffle_key, state.step), count)
+    places = jnp.arange(steps * batch_size)
+    order = order[places % count].reshape(steps, batch_size)  # what fills the last batch..
+    real = (places < count).reshape(steps, batch_size)  # ..does not count
+
+    def body(state, batch):
+        indices, real = batch
+        step_key, draw_key = jax.random.split(jax.random.fold_in(noise_key, state.step))
+        if binarization == "fixed":
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(pixel_key(key), indices)
+        else:
+            keys = datum_keys(draw_key, batch_size)
+        chosen = images[indices]
+        if binarization == "none":
+            x = chosen / jnp.asarray(maximum, jnp.result_type(float))
+        else:
+            x = draw_pixels(chosen, keys, maximum)
+        real = None if count % batch_size == 0 else real
+        state, values = _step(state, x, step_key, k, objective, real)
+        return state, jnp.mean(values, where=real)
+
+    return jax.lax.scan(body, state, (order, real))
+
+
+def pixel_key(key: Key[Array, ""]) -> Key[Array, ""]:
+    """The key of the fixed binarization in `train_epoch` under ``key``."""
+    return jax.random.split(key, 3)[2]
