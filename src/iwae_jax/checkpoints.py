@@ -52,6 +52,8 @@ class Checkpoints:
     def restore(self, template: State) -> tuple[int, State] | None:
         """The newest checkpoint that can be read, and its number; None if there is none.
 
+        Newer ones that can't be read are named in a warning and removed.
+
         Args:
           template: a pytree with the structure, shapes and dtypes of the one that was saved.
 
@@ -73,6 +75,8 @@ class Checkpoints:
                     stacklevel=2,
                 )
                 continue
+            for damaged in steps[: steps.index(step)]:
+                self._manager.delete(damaged)  # its number will come again
             leaves = [restored[name] for name in named]
             return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
         if steps:

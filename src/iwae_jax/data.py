@@ -234,6 +234,6 @@ def draw_pixels(
     """`binarize` with a key for each datum; NaN where an intensity is not in [0, maximum]."""
     images = jnp.asarray(images)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
-    probability = images / jnp.asarray(maximum, uniform.dtype)
+    probability = images.astype(uniform.dtype) / maximum
     ones = (uniform < probability).astype(uniform.dtype)
     return jnp.where((probability >= 0) & (probability <= 1), ones, jnp.nan)

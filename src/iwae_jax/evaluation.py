@@ -4,6 +4,7 @@ from functools import partial
 from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from iwae_jax.importance import datum_log_weights
@@ -36,8 +37,8 @@ def log_likelihood(
     """Estimate log p(x) of each datum from k importance samples.
 
     This is the bound L_k, a lower bound of log p(x) in expectation: ``bound(params, x, key, k)``
-    up to rounding, streamed over samples and data. Peak memory grows with neither k nor the
-    number of data, and the result does not depend on how the work is cut.
+    up to rounding, streamed over samples and data. Beside a copy of x, peak memory grows with
+    neither k nor the number of data, and the result does not depend on how the work is cut.
 
     Args:
       params: parameters that carry their model.
@@ -80,12 +81,20 @@ def importance_estimate(
     chunk_size = min(k, check_positive_int("chunk_size", chunk_size))
     batch_size = check_positive_int("batch_size", batch_size)
     data, keys, batch_shape = flatten_batch(params, x, key)
-    estimate = _importance_estimate(params, data, keys, k, chunk_size, batch_size)
+    estimate = _importance_estimate(
+        params, data, keys, k, chunk_size, batch_size, _shard_count(data)
+    )
     return jax.tree.map(lambda values: values.reshape(batch_shape), estimate)
 
 
-@partial(jax.jit, static_argnames=("k", "chunk_size", "batch_size"))
-def _importance_estimate(params, data, keys, k, chunk_size, batch_size):
+def _shard_count(data: Array) -> int:
+    """The number of pieces into which the first axis is cut over devices, as far as is known."""
+    sharding = jax.typeof(data).sharding if isinstance(data, jax.core.Tracer) else data.sharding
+    return len(data) // sharding.shard_shape(data.shape)[0] if len(data) else 1
+
+
+@partial(jax.jit, static_argnames=("k", "chunk_size", "batch_size", "shards"))
+def _importance_estimate(params, data, keys, k, chunk_size, batch_size, shards):
     starts = jnp.arange(0, k, chunk_size)
 
     def one(datum):
@@ -105,15 +114,18 @@ def _importance_estimate(params, data, keys, k, chunk_size, batch_size):
             total_of_squares = total_of_squares * jnp.square(scale) + jnp.sum(jnp.square(w))
             return (new_peak, total, total_of_squares), None
 
-        start_sums = (-jnp.inf, 0.0, 0.0)
-        start_sums = jax.tree.map(lambda value: jnp.full((), value), start_sums)
+        zero = jnp.zeros_like(x.reshape(-1)[0])  # on x's devices, as the sums will be
+        start_sums = (zero - jnp.inf, zero, zero)
         (peak, total, total_of_squares), _ = jax.lax.scan(add_chunk, start_sums, starts)
         shift = jnp.where(jnp.isfinite(peak), peak, 0.0)
         empty = total == 0.0
         effective = jnp.square(total) / jnp.where(empty, 1.0, total_of_squares)
         return ImportanceEstimate(jnp.log(total) + shift - jnp.log(float(k)), effective)
 
-    return jax.lax.map(one, (data, keys), batch_size=batch_size)
+    # Each device loops over its own data.
+    cut = jax.tree.map(lambda a: a.reshape(shards, -1, *a.shape[1:]), (data, keys))
+    loop = partial(jax.lax.map, one, batch_size=max(1, batch_size // shards))
+    return jax.tree.map(lambda a: a.reshape(len(data)), jax.vmap(loop)(cut))
 
 
 def effective_sample_size(log_w: Float[Array, "k *batch"]) -> Float[Array, "*batch"]:

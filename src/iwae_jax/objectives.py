@@ -64,10 +64,10 @@ class IWAE:
 
 def log_mean_exp(log_w: Float[Array, "k *batch"]) -> Float[Array, "*batch"]:
     """log of the mean of exp over the first axis, with the maximum taken out."""
-    peak = jax.lax.stop_gradient(jnp.max(log_w, axis=0))
+    peak = jax.lax.stop_gradient(jnp.max(log_w, axis=0, keepdims=True))
     peak = jnp.where(jnp.isfinite(peak), peak, 0.0)
     total = jnp.sum(jnp.exp(log_w - peak), axis=0)
     # log(0) has an infinite slope, which would turn a zero gradient into NaN.
     empty = total == 0.0
     log_total = jnp.where(empty, -jnp.inf, jnp.log(jnp.where(empty, 1.0, total)))
-    return log_total + peak - math.log(log_w.shape[0])
+    return log_total + peak[0] - math.log(log_w.shape[0])

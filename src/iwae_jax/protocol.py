@@ -83,6 +83,16 @@ class Params:
     model: Any = field(metadata={"static": True})
 
 
+_MEMBERS = (
+    "data_range",
+    "data_shape",
+    "init",
+    "log_joint",
+    "log_posterior",
+    "sample_posterior",
+)
+
+
 def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = None) -> Params:
     """Draw the initial parameters of a model.
 
@@ -109,11 +119,10 @@ def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = No
       Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
     """
     check_key(key)
-    if not isinstance(config, Model):
-        wanted = sorted(name for name in Model.__protocol_attrs__)  # type: ignore[attr-defined]
-        missing = [name for name in wanted if not hasattr(config, name)]
+    missing = [name for name in _MEMBERS if not hasattr(config, name)]
+    if missing:
         raise ValueError(
-            f"Expected config to be a ModelConfig or a model with {', '.join(wanted)}; "
+            f"Expected config to be a ModelConfig or a model with {', '.join(_MEMBERS)}; "
             f"{type(config).__name__} lacks {', '.join(missing)}."
         )
     if data_mean is None:
@@ -142,4 +151,9 @@ def flatten_batch(
     key = check_key(key, batch_shape)
     data = x.reshape(math.prod(batch_shape), *data_shape)
     keys = datum_keys(key, len(data)) if key.shape == () else key.reshape(-1)
+    sharding = jax.typeof(data).sharding
+    if not sharding.mesh.empty and sharding.spec[0] is not None:
+        # Under explicit sharding, what is mapped over together must be cut alike.
+        cut = jax.sharding.PartitionSpec(sharding.spec[0])
+        keys = jax.sharding.reshard(keys, jax.sharding.NamedSharding(sharding.mesh, cut))
     return data, keys, batch_shape

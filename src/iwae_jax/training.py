@@ -167,13 +167,13 @@ def _step(
 ) -> tuple[TrainState, Array]:
     def loss(params):
         values = bound(params, x, key, k, objective=objective)
-        if real is None:
-            return -jnp.mean(values), values
-        return -jnp.sum(values, where=real) / jnp.sum(real), values
+        return -jnp.mean(values, where=real), values
 
     grads, values = jax.grad(loss, has_aux=True)(state.params)
     params: PyTree = state.params
-    updates, opt_state = state.optimizer.update(grads, state.opt_state, params)
+    # optax mixes ints and floats, which users may have forbidden (as our tests do).
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = state.optimizer.update(grads, state.opt_state, params)
     params = optax.apply_updates(params, updates)
     return replace(state, step=state.step + 1, params=params, opt_state=opt_state), values
 
@@ -263,7 +263,7 @@ def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objec
             keys = datum_keys(draw_key, batch_size)
         chosen = images[indices]
         if binarization == "none":
-            x = chosen / jnp.asarray(maximum, jnp.result_type(float))
+            x = chosen.astype(jnp.result_type(float)) / maximum
         else:
             x = draw_pixels(chosen, keys, maximum)
         real = None if count % batch_size == 0 else real

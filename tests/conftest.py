@@ -1,0 +1,19 @@
+"""Settings of every test: no silent broadcasting, no silent promotion, real data if they are there."""
+
+import os
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
+
+@pytest.fixture
+def real_data() -> Path:
+    """The folder of real MNIST and Omniglot; tests that ask for it are skipped without it."""
+    folder = os.environ.get("IWAE_JAX_TEST_DATA")
+    if not folder:
+        pytest.skip("IWAE_JAX_TEST_DATA names no folder of real data")
+    return Path(folder)

@@ -1,0 +1,159 @@
+"""Models whose answers are known exactly. They meet the protocol and subclass nothing."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iwae_jax import Params
+
+
+def _log_normal(x, mean, scale):
+    return jnp.sum(-0.5 * ((x - mean) / scale) ** 2 - jnp.log(scale) - 0.5 * math.log(2 * math.pi))
+
+
+@dataclass(frozen=True)
+class LinearGaussian:
+    """A chain of L linear-Gaussian layers, each unit on its own.
+
+    z[L-1] ~ N(0, 1); z[l-1] ~ N(a[l] z[l], s[l]^2); x ~ N(a[0] z[0], s[0]^2), and a recognition
+    model of the same form, upwards: z[0] ~ N(m[0] x + b[0], t[0]^2), z[l] ~ N(m[l] z[l-1] + b[l],
+    t[l]^2). The posterior is of that form, so that q can equal it.
+    """
+
+    size: int = 3
+    layers: int = 1
+
+    @property
+    def data_shape(self):
+        return (self.size,)
+
+    @property
+    def data_range(self):
+        return (-math.inf, math.inf)
+
+    def init(self, key):
+        keys = jax.random.split(key, 2 * self.layers)
+
+        def layer(key, **centres):
+            draws = jax.random.normal(key, (len(centres), self.size))
+            return {name: c + 0.1 * d for (name, c), d in zip(centres.items(), draws, strict=True)}
+
+        generative = tuple(layer(key, weight=0.9, log_scale=0.1) for key in keys[: self.layers])
+        recognition = tuple(
+            layer(key, weight=0.5, bias=0.1, log_scale=-0.2) for key in keys[self.layers :]
+        )
+        return generative, recognition
+
+    def sample_posterior(self, recognition, x, key):
+        z, below, log_q = [], x, jnp.zeros(())
+        keys = jax.random.split(key, self.layers)
+        for layer_key, p in zip(keys, recognition, strict=True):
+            mean, scale = p["weight"] * below + p["bias"], jnp.exp(p["log_scale"])
+            below = mean + scale * jax.random.normal(layer_key, (self.size,))
+            log_q += _log_normal(below, mean, scale)
+            z.append(below)
+        return tuple(z), log_q
+
+    def log_posterior(self, recognition, x, z):
+        log_q = jnp.zeros(())
+        for below, latent, p in zip((x, *z[:-1]), z, recognition, strict=True):
+            mean = p["weight"] * below + p["bias"]
+            log_q += _log_normal(latent, mean, jnp.exp(p["log_scale"]))
+        return log_q
+
+    def log_joint(self, generative, x, z):
+        log_p = _log_normal(z[-1], jnp.zeros(self.size), jnp.ones(self.size))
+        for below, latent, p in zip((x, *z[:-1]), z, generative, strict=True):
+            log_p += _log_normal(below, p["weight"] * latent, jnp.exp(p["log_scale"]))
+        return log_p
+
+    def encode(self, recognition, x, key):
+        moments, below = [], x
+        z = None if key is None else self.sample_posterior(recognition, x, key)[0]
+        for layer, p in enumerate(recognition):
+            mean = p["weight"] * below + p["bias"]
+            moments.append((mean, jnp.exp(p["log_scale"])))
+            below = mean if z is None else z[layer]
+        return tuple(moments)
+
+    # What is known exactly, in float64.
+
+    def variances(self, params: Params) -> list[np.ndarray]:
+        """Variances of x, z[0], .., z[L-1] under the model."""
+        variance = [np.ones(self.size)]
+        for p in reversed(params.generative):
+            weight, scale = (np.asarray(p[n], np.float64) for n in ("weight", "log_scale"))
+            variance.insert(0, weight**2 * variance[0] + np.exp(2 * scale))
+        return variance
+
+    def log_evidence(self, params: Params, x) -> np.ndarray:
+        """log p(x), [*batch]."""
+        variance = self.variances(params)[0]
+        x = np.asarray(x, np.float64)
+        return np.sum(-0.5 * x**2 / variance - 0.5 * np.log(2 * np.pi * variance), axis=-1)
+
+    def with_exact_posterior(self, params: Params) -> Params:
+        """The same model with q equal to its posterior."""
+        variance = self.variances(params)
+        recognition = []
+        for layer, p in enumerate(params.generative):
+            weight = np.asarray(p["weight"], np.float64)
+            slope = weight * variance[layer + 1] / variance[layer]
+            left = variance[layer + 1] * (1 - weight * slope)
+            recognition.append(
+                {"weight": slope, "bias": np.zeros(self.size), "log_scale": 0.5 * np.log(left)}
+            )
+        recognition = jax.tree.map(lambda a: jnp.asarray(a, jnp.result_type(float)), recognition)
+        return Params(params.generative, tuple(recognition), params.model)
+
+    def relative_variance(self, params: Params, x) -> np.ndarray:
+        """Var_q(w) / p(x)^2 of a single weight, [*batch], for one layer: exp of a Gaussian integral."""
+        assert self.layers == 1
+        x = np.asarray(x, np.float64)
+        exact = self.with_exact_posterior(params).recognition[0]
+        p_mean = np.asarray(exact["weight"], np.float64) * x
+        p_precision = np.exp(-2 * np.asarray(exact["log_scale"], np.float64))
+        q = {name: np.asarray(v, np.float64) for name, v in params.recognition[0].items()}
+        q_mean, q_precision = q["weight"] * x + q["bias"], np.exp(-2 * q["log_scale"])
+        # E_q[(p/q)^2] = integral p^2 / q, with p and q normal densities of z.
+        precision = 2 * p_precision - q_precision
+        assert (precision > 0).all(), "the weights have no variance"
+        mean = (2 * p_precision * p_mean - q_precision * q_mean) / precision
+        exponent = -0.5 * (2 * p_precision * p_mean**2 - q_precision * q_mean**2)
+        log_second = exponent + 0.5 * precision * mean**2
+        log_second += np.log(p_precision) - 0.5 * np.log(q_precision) - 0.5 * np.log(precision)
+        return np.expm1(np.sum(log_second, axis=-1))
+
+
+@dataclass(frozen=True)
+class Tally:
+    """A model without latents: log p(x) = weight * sum(x), whatever the key. It counts data."""
+
+    size: int = 4
+
+    @property
+    def data_shape(self):
+        return (self.size,)
+
+    @property
+    def data_range(self):
+        return (0.0, 1.0)
+
+    def init(self, key):
+        del key
+        return jnp.ones(()), ()
+
+    def sample_posterior(self, recognition, x, key):
+        del recognition, x, key
+        return (), jnp.zeros(())
+
+    def log_posterior(self, recognition, x, z):
+        del recognition, x, z
+        return jnp.zeros(())
+
+    def log_joint(self, generative, x, z):
+        del z
+        return generative * jnp.sum(x)

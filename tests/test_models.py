@@ -1,0 +1,223 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import iwae_jax
+from iwae_jax import ModelConfig
+from tests.oracles import LinearGaussian
+from tests.test_importance import KEY, SMALL, binary, small
+
+
+def shapes(tree):
+    return jax.tree.map(lambda a: a.shape, tree)
+
+
+def test_the_papers_one_layer_network():
+    params = iwae_jax.init(KEY, ModelConfig())
+
+    def dense(*sizes):
+        return {"kernel": sizes, "bias": sizes[1:]}
+
+    assert shapes(params.recognition) == (
+        {
+            "hidden_0": dense(784, 200),
+            "hidden_1": dense(200, 200),
+            "mean": dense(200, 50),
+            "log_scale": dense(200, 50),
+        },
+    )
+    assert shapes(params.generative) == (
+        {"hidden_0": dense(50, 200), "hidden_1": dense(200, 200), "logits": dense(200, 784)},
+    )
+
+
+def test_the_papers_two_layer_network():
+    config = ModelConfig.two_layer()
+    assert (config.latent_sizes, config.hidden_sizes) == ((100, 50), ((200, 200), (100, 100)))
+    params = iwae_jax.init(KEY, config)
+    widths = [
+        [block[name]["kernel"].shape for name in block]
+        for block in (*params.recognition, *params.generative)
+    ]
+    assert widths == [
+        [(784, 200), (200, 200), (200, 100), (200, 100)],
+        [(100, 100), (100, 100), (100, 50), (100, 50)],
+        [(100, 200), (200, 200), (200, 784)],
+        [(50, 100), (100, 100), (100, 100), (100, 100)],
+    ]
+
+
+def test_hidden_layers_are_mirrored_on_the_way_down():
+    params = small(2)
+    assert params.recognition[0]["hidden_1"]["kernel"].shape == (13, 7)
+    assert params.generative[0]["hidden_0"]["kernel"].shape == (3, 7)
+    assert params.generative[0]["logits"]["kernel"].shape == (13, 11)
+
+
+def test_initial_weights_are_glorot_uniform_and_biases_zero():
+    params = iwae_jax.init(KEY, ModelConfig.two_layer())
+    for block in (*params.recognition, *params.generative):
+        for layer in block.values():
+            fan_in, fan_out = layer["kernel"].shape
+            limit = np.sqrt(6 / (fan_in + fan_out))
+            kernel = np.asarray(layer["kernel"])
+            assert 0.97 * limit < np.abs(kernel).max() <= limit
+            # The standard deviation of a uniform is limit / sqrt(3); its relative error is small.
+            np.testing.assert_allclose(kernel.std(), limit / np.sqrt(3), rtol=0.05)
+            assert not layer["bias"].any()
+
+
+def test_the_output_bias_is_the_logit_of_the_clipped_mean():
+    mean = np.full(784, 0.25)
+    mean[0], mean[1] = 0.0, 1.0
+    params = iwae_jax.init(KEY, ModelConfig(), data_mean=mean)
+    bias = params.generative[0]["logits"]["bias"]
+    expected = [np.log(0.001 / 0.999), np.log(0.999 / 0.001), np.log(0.25 / 0.75)]
+    np.testing.assert_allclose(bias[:3], expected, rtol=1e-5)
+    # The wrong one, log(1 - mean), would be -0.29 here.
+    assert abs(float(bias[2]) - np.log(0.75)) > 0.5
+    others = iwae_jax.init(KEY, ModelConfig())
+    for a, b in zip(
+        jax.tree.leaves(params.recognition), jax.tree.leaves(others.recognition), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_normal_likelihood_starts_at_the_mean():
+    config = ModelConfig((3,), (2,), ((4,),), likelihood="normal")
+    params = iwae_jax.init(KEY, config, data_mean=np.array([-1.0, 0.0, 7.0]))
+    np.testing.assert_array_equal(params.generative[0]["mean"]["bias"], [-1, 0, 7])
+    np.testing.assert_array_equal(params.generative[0]["log_scale"]["bias"], [0, 0, 0])
+
+
+@pytest.mark.parametrize("scale", [None, 0.5])
+def test_a_normal_likelihood_is_normal(scale):
+    from scipy import stats
+
+    config = ModelConfig((3,), (2,), ((4,),), likelihood="normal", likelihood_scale=scale)
+    params = iwae_jax.init(KEY, config)
+    assert ("log_scale" in params.generative[0]) == (scale is None)
+    x, z = jnp.array([0.5, -2.0, 30.0]), (jnp.array([0.3, -0.7]),)
+    mean = config.mean_x(params.generative, z)
+    if scale is None:
+        hidden = jnp.tanh(z[0] @ params.generative[0]["hidden_0"]["kernel"])
+        expected_scale = np.exp(hidden @ params.generative[0]["log_scale"]["kernel"])
+    else:
+        expected_scale = np.full(3, scale)
+    expected = stats.norm.logpdf(x, mean, expected_scale).sum() + stats.norm.logpdf(z[0]).sum()
+    np.testing.assert_allclose(config.log_joint(params.generative, x, z), expected, rtol=1e-5)
+    draws = jax.vmap(lambda key: config.sample_x(params.generative, z, key))(
+        jax.random.split(KEY, 20_000)
+    )
+    errors = 4 * np.asarray(expected_scale) / np.sqrt(20_000)
+    assert (np.abs(draws.mean(axis=0) - mean) < errors).all()
+    np.testing.assert_allclose(draws.std(axis=0), expected_scale, rtol=0.03)
+
+
+@pytest.mark.parametrize("data_shape", [(784,), (28, 28), (4, 4, 3)])
+def test_data_of_any_shape(data_shape):
+    config = ModelConfig(data_shape, (2,), ((5,),))
+    params = iwae_jax.init(KEY, config, data_mean=np.full(data_shape, 0.3))
+    x = jnp.zeros((2, *data_shape))
+    assert iwae_jax.bound(params, x, KEY, 3).shape == (2,)
+    assert iwae_jax.sample(params, KEY, 4).shape == (4, *data_shape)
+    assert iwae_jax.reconstruct(params, x, KEY).shape == x.shape
+
+
+def test_samples_of_x_have_the_models_moments():
+    """Mean of draws of x against the mean of E[x | z], in standard errors; two layers."""
+    params, n = small(2), 20_000
+    x = np.asarray(iwae_jax.sample(params, KEY, n), np.float64)
+    assert set(np.unique(x)) == {0.0, 1.0}
+    means = np.asarray(iwae_jax.sample(params, jax.random.key(9), n, mean=True), np.float64)
+    error = np.hypot(x.std(axis=0), means.std(axis=0)) / np.sqrt(n)
+    assert (np.abs(x.mean(axis=0) - means.mean(axis=0)) < 4.5 * error).all()
+
+
+def test_the_prior_has_the_moments_of_its_layers():
+    params = small(2)
+    z = jax.vmap(lambda key: params.model.sample_prior(params.generative, key))(
+        jax.random.split(KEY, 20_000)
+    )
+    top = np.asarray(z[1], np.float64)
+    assert (np.abs(top.mean(axis=0)) < 4 / np.sqrt(20_000)).all()
+    np.testing.assert_allclose(top.std(axis=0), 1.0, rtol=0.03)
+    mean, log_scale = jax.vmap(lambda z: params.model._decode(params.generative, 1, z))(z[1])
+    standardised = np.asarray((z[0] - mean) * jnp.exp(-log_scale), np.float64)
+    assert (np.abs(standardised.mean(axis=0)) < 4.5 / np.sqrt(20_000)).all()
+    np.testing.assert_allclose(standardised.std(axis=0), 1.0, rtol=0.03)
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("key", [None, KEY])
+def test_encode_gives_mean_and_scale_of_each_layer(layers, key):
+    params, x = small(layers), binary(2, 3)
+    moments = iwae_jax.encode(params, x, key)
+    assert [mean.shape for mean, _ in moments] == [(2, 3, s) for s in SMALL[layers].latent_sizes]
+    assert all((scale > 0).all() for _, scale in moments)
+    z, _ = params.model.sample_posterior(
+        params.recognition, x[0, 1].astype(float), jax.random.fold_in(KEY, 1)
+    )
+    # The first layer is x's alone; the second is that of the draw, or of the mean.
+    np.testing.assert_allclose(moments[0][0], iwae_jax.encode(params, x)[0][0], rtol=1e-6)
+    if layers > 1:
+        below = z[0] if key is not None else moments[0][0][0, 1]
+        block = params.model.posterior._blocks[1]
+        mean, log_scale = block.apply({"params": params.recognition[1]}, below)
+        np.testing.assert_allclose(moments[1][0][0, 1], mean, atol=1e-5)
+        np.testing.assert_allclose(moments[1][1][0, 1], np.exp(log_scale), rtol=1e-5)
+
+
+def test_reconstructions_are_means_of_p_x_given_a_draw_of_z():
+    params, x = small(1), binary(3)
+    means = iwae_jax.reconstruct(params, x, KEY)
+    z, _ = params.model.sample_posterior(
+        params.recognition, x[2].astype(float), jax.random.fold_in(KEY, 2)
+    )
+    np.testing.assert_allclose(means[2], params.model.mean_x(params.generative, z), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"latent_sizes": ()}, "one entry for each stochastic layer"),
+        ({"latent_sizes": (5, 3)}, "one entry for each stochastic layer"),
+        ({"latent_sizes": (0,)}, "Expected latent_sizes to hold positive ints"),
+        ({"latent_sizes": 5}, "Expected latent_sizes to hold positive ints"),
+        ({"data_shape": (2.5,)}, "Expected data_shape to hold positive ints"),
+        ({"hidden_sizes": ((True,),)}, "Expected hidden_sizes to hold positive ints"),
+        ({"activation": "sine"}, "Expected activation to be one of"),
+        ({"likelihood": "poisson"}, "Expected likelihood to be 'bernoulli' or 'normal'"),
+        ({"likelihood_scale": 1.0}, "Expected likelihood_scale to be None"),
+        ({"likelihood": "normal", "likelihood_scale": 0.0}, "Expected likelihood_scale"),
+        ({"likelihood": "normal", "likelihood_scale": float("nan")}, "Expected likelihood_scale"),
+    ],
+)
+def test_a_config_that_makes_no_model(fields, message):
+    with pytest.raises(ValueError, match=message):
+        ModelConfig(**fields)
+
+
+def test_configs_are_hashable_and_take_lists():
+    config = ModelConfig([784], [100, 50], [[200, 200], [100, 100]])  # type: ignore[arg-type]
+    assert config == ModelConfig.two_layer() and hash(config) == hash(ModelConfig.two_layer())
+
+
+@pytest.mark.parametrize(
+    ("mean", "message"),
+    [
+        (np.zeros(3), r"Expected data_mean of shape \(784,\), got \(3,\)"),
+        (np.full(784, 128.0), r"Expected data_mean in \[0, 1\]"),
+        (np.full(784, np.nan), "Expected data_mean to be finite"),
+    ],
+)
+def test_bad_data_means(mean, message):
+    with pytest.raises(ValueError, match=message):
+        iwae_jax.init(KEY, ModelConfig(), data_mean=mean)
+
+
+def test_a_model_that_cannot_draw_x_says_so():
+    params = iwae_jax.init(KEY, LinearGaussian())
+    with pytest.raises(ValueError, match="LinearGaussian lacks sample_prior, sample_x, mean_x"):
+        iwae_jax.sample(params, KEY, 3)

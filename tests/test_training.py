@@ -1,0 +1,195 @@
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import iwae_jax
+from iwae_jax import TrainState, training
+from iwae_jax.objectives import ELBO
+from tests.oracles import Tally
+from tests.test_importance import KEY, SMALL, binary, small
+
+
+def test_the_papers_rates_and_passes():
+    rates = training.stage_rates()
+    assert rates == (1e-3, 7.2e-4, 5.2e-4, 3.7e-4, 2.7e-4, 1.9e-4, 1.4e-4, 1e-4)
+    assert [training.stage_passes(n) for n in range(9)] == [0, 1, 4, 13, 40, 121, 364, 1093, 3280]
+    assert training.stage_rates(3) == rates[:3]
+    with pytest.raises(ValueError, match="Expected 1 to 8 stages, got 9"):
+        training.stage_rates(9)
+
+
+def test_the_papers_schedule():
+    steps = 2980  # of batches of 20 in 59,600 images
+    schedule = training.stage_schedule(steps, training.stage_rates())
+    for stage, end in enumerate((1, 4, 13, 40, 121, 364, 1093)):
+        before, after = schedule(end * steps - 1), schedule(end * steps)
+        np.testing.assert_allclose(before, training.stage_rates()[stage], rtol=1e-6)
+        np.testing.assert_allclose(after, training.stage_rates()[stage + 1], rtol=1e-6)
+    np.testing.assert_allclose(schedule(3280 * steps - 1), 1e-4, rtol=1e-6)
+
+
+def tally_state(optimizer=None):
+    params = iwae_jax.init(jax.random.key(0), Tally())
+    return TrainState.create(params, optimizer or optax.set_to_zero())
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(12, 4), (13, 4), (3, 5), (7, 1), (9, 9)])
+def test_a_pass_sees_every_datum_once(count, batch_size):
+    # log p(x) is the sum of x: a pass that dropped, repeated or averaged in a filler would show.
+    images = np.zeros((count, 4), np.uint8)
+    images[:, 0] = np.arange(count)
+    state, bounds = iwae_jax.train_epoch(
+        tally_state(), images, KEY, 2, batch_size=batch_size, binarization="none", maximum=count
+    )
+    steps = -(-count // batch_size)
+    sizes = np.minimum(batch_size, count - batch_size * np.arange(steps))
+    assert bounds.shape == (steps,) and int(state.step) == steps
+    np.testing.assert_allclose(
+        (np.asarray(bounds) * sizes).sum(), np.arange(count).sum() / count, rtol=1e-5
+    )
+
+
+def test_passes_are_shuffled_differently():
+    images = np.zeros((50, 4), np.uint8)
+    images[:, 0] = np.arange(50)
+    orders, state = [], tally_state()
+    for _ in range(2):
+        state, bounds = iwae_jax.train_epoch(
+            state, images, KEY, 1, batch_size=1, binarization="none", maximum=50
+        )
+        orders.append(np.asarray(bounds))
+    assert not np.array_equal(orders[0], np.sort(orders[0]))
+    assert not np.array_equal(*orders)
+    np.testing.assert_array_equal(*map(np.sort, orders))
+
+
+def test_the_gradient_of_a_last_batch_is_its_own_mean():
+    # weight * sum(x) has gradient mean(sum(x)): with sgd(1) the weight rises by each batch's mean.
+    images = np.full((7, 4), 255, np.uint8)
+    state, _ = iwae_jax.train_epoch(
+        tally_state(optax.sgd(1.0)), images, KEY, 3, batch_size=5, binarization="none"
+    )
+    np.testing.assert_allclose(state.params.generative, 1 + 2 * 4, rtol=1e-6)
+
+
+def test_dynamic_and_fixed_binarization():
+    images = np.full((40, 4), 100, np.uint8)
+
+    def sums(binarization):
+        state, totals = tally_state(), []
+        for _ in range(3):
+            state, bounds = iwae_jax.train_epoch(
+                state, images, KEY, 1, batch_size=1, binarization=binarization
+            )
+            totals.append(np.sort(np.asarray(bounds)))
+        return totals
+
+    first, second, _ = sums("dynamic")
+    assert not np.array_equal(first, second)
+    fixed = iwae_jax.data.binarize(images, training.pixel_key(KEY)).sum(axis=1)
+    for total in sums("fixed"):
+        np.testing.assert_array_equal(total, np.sort(np.asarray(fixed)))
+
+
+def test_a_step_returns_the_bound_and_goes_up_its_gradient():
+    params, x = small(2), binary(6)
+    state = TrainState.create(params, optax.sgd(0.1))
+    new, bounds = iwae_jax.train_step(state, x, KEY, 5)
+    np.testing.assert_allclose(bounds, iwae_jax.bound(params, x, KEY, 5), rtol=1e-5)
+    gradient = jax.grad(lambda p: iwae_jax.bound(p, x, KEY, 5).mean())(params)
+    expected = jax.tree.map(lambda p, g: p + 0.1 * g, params, gradient)
+    for a, b in zip(jax.tree.leaves(new.params), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    assert int(new.step) == 1 and new.params.model == params.model
+
+
+def test_the_state_is_donated_but_the_users_parameters_are_not():
+    params = small(1)
+    state = TrainState.create(params, optax.adam(1e-3))
+    iwae_jax.train_step(state, binary(2), KEY, 2)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state.params))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+def test_the_objective_is_the_one_asked_for():
+    params, x = small(1), binary(3)
+    for objective in (ELBO(), iwae_jax.objectives.IWAE()):
+        state = TrainState.create(params, optax.sgd(0.1))
+        _, bounds = iwae_jax.train_step(state, x, KEY, 4, objective=objective)
+        expected = iwae_jax.bound(params, x, KEY, 4, objective=objective)
+        np.testing.assert_allclose(bounds, expected, rtol=1e-5)
+
+
+def test_training_raises_the_bound():
+    images = np.random.default_rng(0).integers(0, 2, (1, 11)) * np.full((200, 1), 255)
+    state = TrainState.create(iwae_jax.init(KEY, SMALL[2]), optax.adam(1e-2))
+    seen = []
+    for _ in range(10):
+        state, bounds = iwae_jax.train_epoch(state, images.astype(np.uint8), KEY, 5)
+        seen.append(float(bounds.mean()))
+    assert seen[0] < -3 and seen[-1] > -0.5
+
+
+def test_a_pass_is_the_same_after_a_restart():
+    images = np.random.default_rng(0).integers(0, 256, (30, 11)).astype(np.uint8)
+    optimizer = optax.adam(1e-2)
+
+    def copy(state):
+        return jax.tree.map(jnp.array, state)
+
+    state = TrainState.create(small(1), optimizer)
+    state, _ = iwae_jax.train_epoch(state, images, KEY, 3, batch_size=7)
+    saved = copy(state)
+    once, first = iwae_jax.train_epoch(state, images, KEY, 3, batch_size=7)
+    again, second = iwae_jax.train_epoch(saved, images, KEY, 3, batch_size=7)
+    np.testing.assert_array_equal(first, second)
+    for a, b in zip(jax.tree.leaves(once), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_several_seeds_train_at_once_under_vmap():
+    images = jnp.asarray(np.random.default_rng(0).integers(0, 256, (20, 11)), jnp.uint8)
+    optimizer = optax.adam(1e-2)
+    keys = jax.random.split(KEY, 2)
+
+    def run(key):
+        state = TrainState.create(iwae_jax.init(key, SMALL[1]), optimizer)
+        return iwae_jax.train_epoch(state, images, key, 3)[1]
+
+    together = jax.jit(jax.vmap(run))(keys)
+    for key, bounds in zip(keys, together, strict=True):
+        np.testing.assert_allclose(run(key), bounds, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": np.zeros((0, 4), np.uint8)}, r"Expected images of shape \[n, 4\] with n > 0"),
+        ({"images": np.zeros((5, 3), np.uint8)}, r"Expected images of shape \[n, 4\]"),
+        ({"binarization": "static"}, "Expected binarization to be one of"),
+        ({"batch_size": 0}, "Expected batch_size to be a positive int"),
+        ({"k": 0}, "Expected k to be a positive int"),
+        ({"key": 3}, "Expected key to be a typed JAX key"),
+    ],
+)
+def test_bad_input(change, message):
+    arguments = {"images": np.zeros((5, 4), np.uint8), "key": KEY, "k": 2} | change
+    with pytest.raises(ValueError, match=message):
+        iwae_jax.train_epoch(tally_state(), **arguments)
+
+
+def test_intensities_above_the_maximum_give_nan_not_a_number():
+    images = np.full((4, 4), 200, np.uint8)
+    _, bounds = iwae_jax.train_epoch(tally_state(), images, KEY, 1, maximum=100)
+    assert np.isnan(bounds).all()
+
+
+def test_a_train_state_is_a_pytree_with_a_static_optimizer():
+    state = TrainState.create(small(1), optax.adam(1e-3))
+    doubled = jax.tree.map(lambda a: a + a, state)
+    assert doubled.optimizer is state.optimizer
+    assert replace(state, step=state.step + 1).step == 1
