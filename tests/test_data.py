@@ -1,0 +1,167 @@
+import jax
+import numpy as np
+import pytest
+import scipy.io
+
+from iwae_jax import data, data_tfds
+from tests import files
+from tests.test_data_files import chardata
+
+
+@pytest.fixture(autouse=True)
+def no_folder_and_no_network(monkeypatch, tmp_path):
+    monkeypatch.delenv(data.DATA_DIR_VARIABLE, raising=False)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.setattr(
+        data_tfds, "_SERVERS", dict.fromkeys(data_tfds._SERVERS, "http://127.0.0.1:9")
+    )
+
+
+def test_the_papers_split_of_mnist(tmp_path):
+    # 1/150 of the training images is held out, from the end: 400 of 60,000.
+    train, test = files.images(300), files.images(20, seed=1)
+    files.write_mnist(tmp_path, train, test)
+    mnist = data.load("mnist", "files", tmp_path)
+    assert (mnist.source, mnist.maximum, mnist.image_shape) == ("files", 255, (28, 28))
+    assert mnist.train.dtype == np.uint8
+    np.testing.assert_array_equal(mnist.train, train[:298].reshape(298, 784))
+    np.testing.assert_array_equal(mnist.validation, train[298:].reshape(2, 784))
+    np.testing.assert_array_equal(mnist.test, test.reshape(20, 784))
+    np.testing.assert_allclose(mnist.mean, train[:298].reshape(298, 784).mean(axis=0) / 255)
+    assert str(tmp_path) in mnist.origin
+
+
+def test_the_environment_names_the_folder(tmp_path, monkeypatch):
+    files.write_mnist(tmp_path / "there" / "mnist", files.images(9), files.images(2))
+    monkeypatch.setenv(data.DATA_DIR_VARIABLE, str(tmp_path / "there"))
+    assert data.load("mnist").source == "files"
+    monkeypatch.setenv(data.DATA_DIR_VARIABLE, str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="IWAE_JAX_DATA to name a folder"):
+        data.load("mnist")
+
+
+def test_binarized_mnist_is_as_it_comes(tmp_path):
+    values = files.images(9) > 127
+    for split, rows in (("train", slice(0, 5)), ("valid", slice(5, 7)), ("test", slice(7, 9))):
+        files.write_amat(tmp_path / f"binarized_mnist_{split}.amat", values[rows])
+    fixed = data.load("binarized_mnist", "files", tmp_path)
+    assert fixed.maximum == 1
+    assert [len(images) for images in (fixed.train, fixed.validation, fixed.test)] == [5, 2, 2]
+    # Drawing zeros and ones anew leaves them as they are.
+    drawn = data.binarize(fixed.train, jax.random.key(0), fixed.maximum)
+    np.testing.assert_array_equal(drawn, fixed.train)
+
+
+def test_omniglot_from_the_papers_file(tmp_path):
+    train, test = files.images(181) / 255, files.images(60, seed=1) / 255
+    scipy.io.savemat(tmp_path / "chardata.mat", chardata(train, test))
+    omniglot = data.load("omniglot", "files", tmp_path)
+    assert omniglot.maximum == 1
+    assert "chardata.mat" in omniglot.origin
+    # 1,345 of 24,345 are held out after a shuffle: 10 of 181.
+    assert (len(omniglot.train), len(omniglot.validation), len(omniglot.test)) == (171, 10, 60)
+    together = np.concatenate([omniglot.train, omniglot.validation])
+    assert not np.allclose(together, train.reshape(181, 784))
+    np.testing.assert_allclose(
+        np.sort(together, axis=0), np.sort(train.reshape(181, 784), axis=0), atol=1e-6
+    )
+
+
+def test_omniglot_from_zips(tmp_path):
+    files.write_omniglot_zip(tmp_path / "images_background.zip", range(100))
+    omniglot = data.load("omniglot", "files", tmp_path)
+    assert "resized" in omniglot.origin
+    # 8,070 of 32,415 to test on, then 1,345 of 24,345 held out.
+    assert (len(omniglot.train), len(omniglot.validation), len(omniglot.test)) == (71, 4, 25)
+    again = data.load("omniglot", "files", tmp_path)
+    assert again.fingerprint == omniglot.fingerprint
+
+
+def test_the_embedded_digits():
+    digits = data.load("digits")
+    assert (digits.source, digits.maximum, digits.image_shape) == ("embedded", 16, (8, 8))
+    assert [len(images) for images in (digits.train, digits.validation, digits.test)] == [
+        1400,
+        97,
+        300,
+    ]
+    assert digits.train.max() == 16
+    assert 0.2 < digits.mean.mean() < 0.4
+
+
+@pytest.mark.parametrize("name", ["mnist", "omniglot", "binarized_mnist"])
+def test_auto_ends_with_the_digits_and_a_warning(name, tmp_path):
+    with pytest.warns(UserWarning, match="NOT comparable with the paper's"):
+        found = data.load(name, data_dir=tmp_path)
+    assert (found.name, found.source) == (name, "embedded")
+
+
+@pytest.mark.parametrize("source", ["files", "tfds"])
+def test_a_forced_source_never_falls_back(source, tmp_path):
+    with pytest.raises(data.NotFoundError):
+        data.load("mnist", source, tmp_path)
+    with pytest.raises(data.NotFoundError, match="Expected source 'auto' or 'embedded' for digits"):
+        data.load("digits", source)
+
+
+def test_a_damaged_file_is_not_fallen_back_from(tmp_path):
+    files.write_mnist(tmp_path, files.images(9), files.images(2))
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:50])
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz"):
+        data.load("mnist", "auto", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("cifar",), "Expected name to be one of mnist"),
+        (("mnist", "web"), "Expected source to be one of auto"),
+        (("mnist", "auto", "/no/such/folder"), "Expected data_dir to be a folder"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        data.load(*arguments)
+
+
+def test_binarize_draws_with_the_intensity_as_probability():
+    images = np.tile(np.array([[0, 51, 128, 255]], np.uint8), (20_000, 1))
+    drawn = np.asarray(data.binarize(images, jax.random.key(0)))
+    assert set(np.unique(drawn)) == {0.0, 1.0}
+    probability = images[0] / 255
+    error = np.sqrt(probability * (1 - probability) / 20_000)
+    assert (np.abs(drawn.mean(axis=0) - probability) <= 4 * error).all()
+
+
+def test_a_draw_does_not_depend_on_the_other_data():
+    images = files.images(7).reshape(7, 784)
+    whole = data.binarize(images, jax.random.key(0))
+    np.testing.assert_array_equal(data.binarize(images[:3], jax.random.key(0)), whole[:3])
+
+
+def test_the_fingerprint_tells_data_sets_apart(tmp_path):
+    a, b = files.images(9), files.images(9)
+    b[0, 0, 0] ^= 1
+    prints = []
+    for name, train in (("a", a), ("b", b)):
+        files.write_mnist(tmp_path / name, train, files.images(2))
+        prints.append(data.load("mnist", "files", tmp_path / name).fingerprint)
+    assert prints[0] != prints[1]
+
+
+def test_real_mnist(real_data):
+    mnist = data.load("mnist", "files", real_data)
+    assert [len(images) for images in (mnist.train, mnist.validation, mnist.test)] == [
+        59600,
+        400,
+        10000,
+    ]
+    np.testing.assert_allclose(mnist.train.mean() / 255, 0.1307, atol=2e-3)
+
+
+def test_real_omniglot(real_data):
+    omniglot = data.load("omniglot", "files", real_data)
+    total = len(omniglot.train) + len(omniglot.validation) + len(omniglot.test)
+    assert 2720 <= total <= 2720 + 3120
+    assert 0.02 < omniglot.mean.mean() < 0.15  # ink on paper, not paper on ink

@@ -1,0 +1,241 @@
+import io
+import pickle
+import zipfile
+
+import numpy as np
+import pytest
+import scipy.io
+
+from iwae_jax import data_files
+from tests import files
+
+TRAIN, TEST = files.images(30), files.images(11, seed=1)
+
+
+@pytest.mark.parametrize("place", ["", "mnist", "MNIST/raw"])
+@pytest.mark.parametrize("gz", [True, False])
+def test_mnist_from_idx_files(tmp_path, place, gz):
+    files.write_mnist(tmp_path / place, TRAIN, TEST, gz=gz)
+    splits = data_files.find_mnist(tmp_path)
+    assert splits is not None
+    np.testing.assert_array_equal(splits["train"], TRAIN.reshape(30, 784))
+    np.testing.assert_array_equal(splits["test"], TEST.reshape(11, 784))
+
+
+def test_mnist_from_keras(tmp_path):
+    np.savez(tmp_path / "mnist.npz", x_train=TRAIN, x_test=TEST, y_train=[0], y_test=[0])
+    splits = data_files.find_mnist(tmp_path)
+    assert splits is not None
+    np.testing.assert_array_equal(splits["train"], TRAIN.reshape(30, 784))
+    np.testing.assert_array_equal(splits["test"], TEST.reshape(11, 784))
+
+
+def test_nothing_there_is_none(tmp_path):
+    for find in (
+        data_files.find_mnist,
+        data_files.find_binarized_mnist,
+        data_files.find_omniglot_mat,
+        data_files.find_omniglot_zips,
+    ):
+        assert find(tmp_path) is None
+
+
+def test_a_missing_companion_is_named(tmp_path):
+    files.write_mnist(tmp_path, TRAIN, TEST)
+    (tmp_path / "t10k-images-idx3-ubyte.gz").unlink()
+    with pytest.raises(ValueError, match="to hold t10k-images-idx3-ubyte too"):
+        data_files.find_mnist(tmp_path)
+
+
+def write(tmp_path, content, name="train-images-idx3-ubyte"):
+    file = tmp_path / name
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "got 0 bytes"),
+        (files.idx(TRAIN)[:-1], "hold 23536 bytes for its 30 images, got 23535"),
+        (files.idx(TRAIN) + b"x", "got 23537"),
+        (files.idx(np.arange(20)), "magic 0x00000803, got 0x00000801"),
+        (files.idx(TRAIN.reshape(30, 14, 56)), "got 30 of 14x56"),
+        (files.idx(TRAIN[:0]), "got 0 of 28x28"),
+        (b"\x00\x00\x0b\x03" + files.idx(TRAIN)[4:], "magic 0x00000803, got 0x00000b03"),
+    ],
+)
+def test_bad_idx_files(tmp_path, content, message):
+    file = write(tmp_path, content)
+    with pytest.raises(ValueError, match=message) as error:
+        data_files.read_idx(file)
+    assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"not gzip", b"\x1f\x8b\x08\x00broken"])
+def test_bad_gzip_files(tmp_path, content):
+    file = write(tmp_path, content, "train-images-idx3-ubyte.gz")
+    with pytest.raises(ValueError, match="to be a whole, readable file"):
+        data_files.read_idx(file)
+
+
+def test_a_truncated_gzip_file(tmp_path):
+    files.write_mnist(tmp_path, TRAIN, TEST)
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz to be a whole, readable file"):
+        data_files.find_mnist(tmp_path)
+
+
+def test_nothing_is_unpickled(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return pytest.fail, ("unpickled",)
+
+    stream = io.BytesIO()
+    pickle.dump(np.array([Bomb()], dtype=object), stream)
+    array = io.BytesIO()
+    np.lib.format.write_array(array, np.zeros((2, 28, 28), np.uint8))
+    with zipfile.ZipFile(tmp_path / "mnist.npz", "w") as archive:
+        header = b"\x93NUMPY\x01\x00v\x00{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
+        archive.writestr("x_train.npy", header.ljust(127) + b"\n" + stream.getvalue())
+        archive.writestr("x_test.npy", array.getvalue())
+    with pytest.raises(ValueError, match="npz file without pickles"):
+        data_files.find_mnist(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"x_train": TRAIN}, "x_train and x_test"),
+        (
+            {"x_train": TRAIN[:, :14], "x_test": TEST},
+            r"train images .* uint8 of shape \[n, 28, 28\]",
+        ),
+        ({"x_train": TRAIN / 255, "x_test": TEST}, "uint8 of shape"),
+    ],
+)
+def test_bad_keras_files(tmp_path, arrays, message):
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        data_files.find_mnist(tmp_path)
+    (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 truncated")
+    with pytest.raises(ValueError, match=r"mnist\.npz to be a whole npz"):
+        data_files.find_mnist(tmp_path)
+
+
+def test_binarized_mnist(tmp_path):
+    values = files.images(9) > 127
+    for split, rows in (("train", slice(0, 5)), ("valid", slice(5, 7)), ("test", slice(7, 9))):
+        files.write_amat(tmp_path / f"binarized_mnist_{split}.amat", values[rows])
+    splits = data_files.find_binarized_mnist(tmp_path)
+    assert splits is not None
+    assert {name: len(rows) for name, rows in splits.items()} == {"train": 5, "valid": 2, "test": 2}
+    np.testing.assert_array_equal(np.concatenate(list(splits.values())), values.reshape(9, 784))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b"0 1 0\n", "784 numbers a line, got 3 numbers on 1 lines"),
+        (b"", "784 numbers a line, got 0 numbers"),
+        (b"0 " * 783 + b"2\n", "only 0 and 1"),
+        (b"0 " * 783 + b"nan\n", "only 0 and 1, got other numbers or NaN"),
+        (b"0 " * 783 + b"x\n", "numbers only"),
+        (b"0 " * 784 + b"\n" + b"1 " * 300, "got 1084 numbers on 2 lines"),
+    ],
+)
+def test_bad_amat_files(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        data_files.read_amat(write(tmp_path, text, "binarized_mnist_train.amat"))
+
+
+def chardata(train, test):
+    """The .mat file's arrays: a column an image, its pixels in MATLAB's column order."""
+    return {
+        "data": train.transpose(0, 2, 1).reshape(len(train), 784).T,
+        "testdata": test.transpose(0, 2, 1).reshape(len(test), 784).T,
+    }
+
+
+def test_chardata_is_turned_upright(tmp_path):
+    train, test = files.images(6) / 255, files.images(4, seed=1) / 255
+    scipy.io.savemat(tmp_path / "chardata.mat", chardata(train, test))
+    splits = data_files.find_omniglot_mat(tmp_path)
+    assert splits is not None
+    np.testing.assert_allclose(splits["train"], train.reshape(6, 784), atol=1e-7)
+    np.testing.assert_allclose(splits["test"], test.reshape(4, 784), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"data": np.zeros((783, 5))}, r"'data' of shape \[784, n\], got shape \(783, 5\)"),
+        ({"data": np.full((784, 5), 255.0)}, r"values in \[0, 1\], got 0.0 to 255.0|got 255.0"),
+        ({"testdata": np.full((784, 5), np.nan)}, r"values in \[0, 1\], got nan"),
+        ({"testdata": None}, "'testdata' of shape .* got none"),
+    ],
+)
+def test_bad_chardata(tmp_path, change, message):
+    content = chardata(files.images(6) / 255, files.images(4) / 255) | change
+    content = {name: values for name, values in content.items() if values is not None}
+    scipy.io.savemat(tmp_path / "chardata.mat", content)
+    with pytest.raises(ValueError, match=message):
+        data_files.find_omniglot_mat(tmp_path)
+
+
+def test_chardata_that_is_no_mat_file(tmp_path):
+    file = write(tmp_path, b"nothing of the kind" * 20, "chardata.mat")
+    with pytest.raises(ValueError, match=r"chardata\.mat to be a MATLAB 5 file"):
+        data_files.read_chardata(file)
+
+
+def test_omniglot_zips_without_repeats(tmp_path):
+    files.write_omniglot_zip(tmp_path / "images_background_small1.zip", range(0, 30))
+    files.write_omniglot_zip(tmp_path / "images_background_small2.zip", range(20, 45))
+    images = data_files.find_omniglot_zips(tmp_path)
+    assert images is not None
+    assert images.shape == (45, 784)
+    assert images.dtype == np.uint8
+
+
+def test_shrinking_keeps_the_ink_and_its_place():
+    drawing = files.drawing(3)
+    small = data_files.shrink(files.png(drawing), "a drawing").reshape(28, 28) / 255
+    # Each pixel is the mean ink of its 3.75 x 3.75 square: the total ink is kept.
+    np.testing.assert_allclose(small.mean(), (~drawing).mean(), atol=1e-4)
+    rows, columns = np.nonzero(~drawing)
+    weights = small / small.sum()
+    centre = (weights.sum(axis=1) @ np.arange(28), weights.sum(axis=0) @ np.arange(28))
+    expected = ((rows.mean() + 0.5) / 3.75 - 0.5, (columns.mean() + 0.5) / 3.75 - 0.5)
+    np.testing.assert_allclose(centre, expected, atol=0.01)
+    assert ((small > 0) & (small < 1)).sum() > 0  # grey edges: antialiased
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({}, "hold Omniglot's PNG files, got none"),
+        (
+            {"a/b/c/0001_01.png": files.png(np.ones((28, 28), bool))},
+            r"to be 105x105, got \(28, 28\)",
+        ),
+        ({"a/b/c/0001_01.png": b"nothing"}, "0001_01.png in .* to be a whole PNG"),
+        ({"a/b/c/0001_01.png": files.png(files.drawing(0))[:-60]}, "to be a whole PNG"),
+    ],
+)
+def test_bad_omniglot_zips(tmp_path, content, message):
+    file = tmp_path / "images_background.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in content.items():
+            archive.writestr(name, data)
+    with pytest.raises(ValueError, match=message):
+        data_files.read_omniglot_zip(file)
+
+
+def test_a_damaged_zip(tmp_path):
+    file = tmp_path / "images_background.zip"
+    files.write_omniglot_zip(file, range(20))
+    file.write_bytes(file.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="to be a whole zip file"):
+        data_files.read_omniglot_zip(file)
