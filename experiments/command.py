@@ -1,12 +1,12 @@
 """The command line that the experiments share."""
 
-import signal
 import sys
 from collections.abc import Callable
 from dataclasses import replace
 
 from experiments.config import Config, UsageError, parse
 from experiments.display import console
+from experiments.stopping import Stopped, listen
 
 
 def main(experiment: str, description: str, started: float) -> None:
@@ -25,21 +25,13 @@ def main(experiment: str, description: str, started: float) -> None:
 
 def leave(work: Callable[[], int]) -> None:
     """Do the work and exit: 0 done, 1 failed, 2 bad usage (in one line), 130 or 143 stopped."""
-    signal.signal(signal.SIGTERM, _stop)
+    listen()
     try:
         status = work()
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
-    except (KeyboardInterrupt, _Stopped) as stop:
-        status = 143 if isinstance(stop, _Stopped) else 130
+    except Stopped as stop:
+        status = stop.status
         console.print("stopped; the same command goes on from the last checkpoint")
     sys.exit(status)
-
-
-class _Stopped(BaseException):
-    """SIGTERM came."""
-
-
-def _stop(*_: object) -> None:
-    raise _Stopped

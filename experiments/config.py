@@ -5,7 +5,7 @@ import io
 import itertools
 import math
 import re
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -224,21 +224,34 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def parse(kind: Any, program: str, description: str, default: Any) -> Any:
-    """Parse a command line into a dataclass; bad ones raise a `UsageError` of one line."""
+def parse(kind: Any, program: str, description: str, default: Any = MISSING) -> Any:
+    """Parse a command line into a dataclass; a bad one raises a `UsageError` of one line."""
     errors = io.StringIO()
+    given = {} if default is MISSING else {"default": default}
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
                 kind,
                 prog=program,
                 description=description,
-                default=default,
                 config=(tyro.conf.FlagCreatePairsOff,),
+                **given,
             )
     except SystemExit as stop:
         if not stop.code:
             raise  # --help
-        # tyro draws a box; its first paragraph says what is wrong.
-        text = re.split(r"Argument helptext|For full helptext", errors.getvalue())[0]
-        raise UsageError(" ".join(re.sub(r"[╭╮╰╯│─|+-]{2,}|[╭╮╰╯│]", " ", text).split())) from None
+        raise UsageError(_message(errors.getvalue())) from None
+
+
+def _message(drawn: str) -> str:
+    """The first paragraph of what tyro draws: a box with a title, or lines where it can't."""
+    paragraphs: list[list[str]] = [[]]
+    for line in drawn.splitlines():
+        text = line.strip(" │|")
+        if not text or re.fullmatch(r"[╭╰─+-].*[╮╯─+-]", text):
+            paragraphs.append([])
+        else:
+            paragraphs[-1].append(text)
+    title_stands_alone = "╭" not in drawn
+    texts = [" ".join(lines) for lines in paragraphs if lines]
+    return texts[title_stands_alone] if len(texts) > 1 else " ".join(texts)

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from experiments.config import Config, UsageError
 from experiments.display import Display, console, duration, print_table
 from experiments.folders import RunFolder
 from experiments.published import IMAGES, published
+from experiments.stopping import held
 from iwae_jax import TrainState, checkpoints
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import importance_estimate
@@ -143,7 +145,7 @@ def train(
     held_out = iwae_jax.data.binarize(data.validation, keys.held_out_pixels, data.maximum)
     board = _tensorboard(config, folder)
     with checkpoints.Checkpoints(folder.checkpoints) as saved:
-        with warnings.catch_warnings(record=True) as caught:
+        with warnings.catch_warnings(record=True) as caught, held():
             warnings.simplefilter("always")
             restored = saved.restore(state)
         for warning in caught:
@@ -179,14 +181,16 @@ def train(
                     "validation_bound": _mean_bound(config, state, held_out, keys.held_out),
                     "source": data.source,
                 }
-                folder.add_metrics(line)
+                with held():
+                    folder.add_metrics(line)
                 if board is not None:
                     for name in ("train_bound", "validation_bound", "learning_rate"):
                         if line[name] is not None:
                             board.add_scalar(name, line[name], number)
                 now = time.monotonic()
                 if number == total or now - last_saved >= config.checkpoint_seconds:
-                    saved.save(number, state)
+                    with held():
+                        saved.save(number, state)
                     last_saved = time.monotonic()
                 display.advance(f"train bound {line['train_bound']:.2f}", count)
         seconds["training_this_time"] = time.monotonic() - begun
@@ -264,6 +268,34 @@ def evaluate(
     return summary, log_p
 
 
+def evaluate_again(path: Path, k: int, images: int | None, data_dir: str | None) -> None:
+    """Evaluate the last checkpoint of a finished run; write what comes out beside it."""
+    folder = RunFolder(path)
+    summary, facts = folder.read("summary.json"), folder.read("data.json")
+    if summary is None or facts is None:
+        raise UsageError(f"Expected a finished run in {path}; it has no summary.json.")
+    config = Config.from_json(folder.read("config.json") or {})
+    config = replace(config, data_source=facts["source"], data_dir=data_dir or config.data_dir)
+    config.check()
+    jax.config.update("jax_default_matmul_precision", config.precision)
+    data = load_data(config)
+    if data.fingerprint != facts["fingerprint"]:
+        raise UsageError(
+            f"Expected the data of the run, {facts['origin']}, got other images from {data.origin}."
+        )
+    with checkpoints.Checkpoints(folder.checkpoints) as saved:
+        restored = saved.restore(initial_state(config, data))
+    if restored is None:
+        raise UsageError(f"Expected a checkpoint in {folder.checkpoints}, got none.")
+    result, log_p = evaluate(config, restored[1].params, data, k, images)
+    result |= {name: summary[name] for name in ("train_bound", "passes")}
+    name = f"evaluation-k{k}" if images is None else f"evaluation-k{k}-first{len(log_p)}"
+    np.save(folder.path / f"{name}.npy", log_p)
+    folder.write(f"{name}.json", result)
+    print_summary(config, data, result)
+    console.print(f"written to {folder.path / name}.json and .npy")
+
+
 def training_bound(
     config: Config, params: iwae_jax.Params, x: jax.Array, keys: jax.Array
 ) -> jax.Array:
@@ -294,7 +326,7 @@ def pictures(
         folder.path / "curves.png",
         folder.metrics(),
         f"{name}: {bound_name(config)}",
-        f"{stem}; grey lines: the learning rate falls",
+        f"{stem}; training and held-out splits; grey lines: the learning rate falls",
     )
     key = Keys.of(config).pictures
     sample_key, reconstruction_key = jax.random.split(key)

@@ -208,7 +208,7 @@ def test_shrinking_keeps_the_ink_and_its_place():
     weights = small / small.sum()
     centre = (weights.sum(axis=1) @ np.arange(28), weights.sum(axis=0) @ np.arange(28))
     expected = ((rows.mean() + 0.5) / 3.75 - 0.5, (columns.mean() + 0.5) / 3.75 - 0.5)
-    np.testing.assert_allclose(centre, expected, atol=0.01)
+    np.testing.assert_allclose(centre, expected, atol=0.05)
     assert ((small > 0) & (small < 1)).sum() > 0  # grey edges: antialiased
 
 

@@ -68,6 +68,7 @@ def test_the_peak_memory_does_not_grow_with_k_or_the_data():
             params, jnp.zeros((count, 784)), keys, k, 250, 20, 1
         ).compile()
         analysis = compiled.memory_analysis()
+        assert analysis is not None
         return analysis.temp_size_in_bytes
 
     base = memory(500, 40)

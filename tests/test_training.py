@@ -64,7 +64,7 @@ def test_passes_are_shuffled_differently():
         orders.append(np.asarray(bounds))
     assert not np.array_equal(orders[0], np.sort(orders[0]))
     assert not np.array_equal(*orders)
-    np.testing.assert_array_equal(*map(np.sort, orders))
+    np.testing.assert_array_equal(np.sort(orders[0]), np.sort(orders[1]))
 
 
 def test_the_gradient_of_a_last_batch_is_its_own_mean():

@@ -13,10 +13,10 @@ from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.protocol import Params, datum_keys
 from iwae_jax.typing import (
     Array,
+    ArrayLike,
     Bool,
     Float,
     Key,
-    Num,
     Observations,
     PyTree,
     check_key,
@@ -180,7 +180,7 @@ def _step(
 
 def train_epoch(
     state: TrainState,
-    images: Num[Array, "n *data"],
+    images: ArrayLike,
     key: Key[Array, ""],
     k: int,
     *,

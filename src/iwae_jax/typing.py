@@ -11,7 +11,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key, Num
+from jaxtyping import Array, Bool, Float, Key
 
 __all__ = [
     "Array",
@@ -20,7 +20,6 @@ __all__ = [
     "Float",
     "Key",
     "Latents",
-    "Num",
     "Observations",
     "PyTree",
     "check_data_mean",

@@ -1,0 +1,377 @@
+"""The command line, in this process: what a person types, sees and finds in the run folder."""
+
+import json
+import shutil
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import command, config, evaluate, plots, published, runner
+from experiments.folders import RunFolder
+from iwae_jax import checkpoints, data_tfds
+from tests import files
+from tests.test_checkpoints import damage
+
+QUICK = ["--dataset=digits", "--passes=2", "--k=2", "--batch-size=100", "--eval-k=6"]
+QUICK += ["--eval-images=30"]
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, tmp_path):
+    """Type a command line; get its exit status and what it printed."""
+    monkeypatch.setattr(
+        data_tfds, "_SERVERS", dict.fromkeys(data_tfds._SERVERS, "http://127.0.0.1:9")
+    )
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
+    monkeypatch.delenv("IWAE_JAX_DATA", raising=False)
+
+    def type_it(*words, experiment="mnist", quick=True, out="runs"):
+        words = [*(QUICK if quick else ()), *map(str, words), "--out-dir", str(tmp_path / out)]
+        monkeypatch.setattr(sys, "argv", [experiment, *words])
+        with pytest.raises(SystemExit) as stop:
+            command.main(experiment, "Test.", 0.0)
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return stop.value.code, printed.out + printed.err
+
+    return type_it
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "runs" / "mnist" / "iwae-L1-k2-seed0"
+
+
+def test_a_run_folder_holds_what_it_should(run, folder):
+    status, printed = run()
+    assert status == 0
+    assert "test NLL (-L_6)" in printed
+    names = {file.name for file in folder.iterdir()}
+    assert names == {
+        "active_units.png",
+        "checkpoints",
+        "config.json",
+        "curves.png",
+        "data.json",
+        "metrics.jsonl",
+        "reconstructions.png",
+        "samples.png",
+        "summary.json",
+        "test_log_likelihood.npy",
+    }
+    for name in names:
+        if name.endswith(".png"):
+            assert (folder / name).read_bytes().startswith(b"\x89PNG")
+    saved = json.loads((folder / "config.json").read_text())
+    assert (saved["k"], saved["layers"], saved["objective"], saved["seed"]) == (2, 1, "iwae", 0)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["source"] == "embedded"
+    log_p = np.load(folder / "test_log_likelihood.npy")
+    assert log_p.shape == (30,)
+    np.testing.assert_allclose(summary["test_nll"], -log_p.mean(), rtol=1e-5)
+    assert summary["test_nll"] < -summary["test_bound"]
+    assert [line["pass"] for line in RunFolder(folder).metrics()] == [1, 2]
+
+
+def test_a_finished_run_is_skipped_unless_overwritten(run, folder):
+    run()
+    before = (folder / "summary.json").stat().st_mtime_ns
+    status, printed = run()
+    assert (status, "finished before" in printed) == (0, True)
+    assert (folder / "summary.json").stat().st_mtime_ns == before
+    status, _ = run("--overwrite", "--seed", "0")
+    assert status == 0
+    assert (folder / "summary.json").stat().st_mtime_ns != before
+
+
+def test_two_layers_and_the_vae(run, tmp_path):
+    status, printed = run("--layers", 2, "--objective", "vae")
+    assert status == 0
+    summary = json.loads((tmp_path / "runs/mnist/vae-L2-k2-seed0/summary.json").read_text())
+    assert len(summary["active_units"]) == 2
+    assert "ELBO (mean of 2)" in printed
+
+
+def test_another_config_is_refused_with_the_difference(run):
+    run()
+    status, printed = run("--batch-size", 50, "--adam-eps", 1e-8)
+    assert status == 2
+    assert "batch_size is 100 there and 50 here" in printed
+    assert "adam_eps is 0.0001 there and 1e-08 here" in printed
+    assert len(printed.strip().splitlines()) <= 2  # what the data are, and one line
+
+
+def test_other_data_are_refused(run, tmp_path):
+    run("--dataset", "mnist")
+    files.write_mnist(tmp_path / "data", files.images(200), files.images(20))
+    status, printed = run("--dataset", "mnist", "--data-dir", tmp_path / "data")
+    assert status == 2
+    assert "source is 'embedded' there and 'files' here" in printed
+
+
+def test_auto_warns_and_names_the_source_everywhere(run, folder):
+    status, printed = run("--dataset", "mnist")
+    assert status == 0
+    assert "WARNING" in printed
+    assert "NOT comparable with the paper's" in printed
+    assert "mnist from embedded" in printed
+    assert "embedded" in (folder / "summary.json").read_text()
+    assert all(line["source"] == "embedded" for line in RunFolder(folder).metrics())
+
+
+def test_every_picture_names_data_split_k_and_binarization(run, monkeypatch):
+    captions = {}
+
+    def catch(figure, file, caption):
+        captions[file.name] = caption
+
+    monkeypatch.setattr(plots, "_save", catch)
+    run("--binarization", "fixed", "--layers", 2)
+    assert set(captions) == {"curves.png", "samples.png", "reconstructions.png", "active_units.png"}
+    for name, caption in captions.items():
+        assert "digits from embedded" in caption, name
+        assert "k=2" in caption, name
+        assert "fixed binarization" in caption, name
+        assert "split" in caption, name
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--k", 0], "error: Expected --k to be at least 1, got 0."),
+        (["--k"], "error: Expected at least one value for --k, got none."),
+        (["--k", "many"], "error: Error parsing --k"),
+        (["--batch-size", 0], "error: Expected --batch-size to be at least 1, got 0."),
+        (["--eval-k", -3], "error: Expected --eval-k to be at least 1, got -3."),
+        (["--layers", 3], "error: invalid choice '3' for argument '--layers'"),
+        (["--colour", "red"], "error: Unrecognized options: --colour"),
+        (["--data-dir", "/no/such/folder"], "error: Expected --data-dir to be a folder"),
+        (["--out-dir", "/proc/no"], "error: Expected to write to /proc/no"),
+        (["--stages", 2], "error: Expected --stages or --passes, got both."),
+        (["--first-rate", "nan"], "error: Expected --first-rate to be a positive number, got nan."),
+        (["--adam-beta1", 1], "error: Expected --adam-beta1 in [0, 1), got 1.0."),
+        (["--checkpoint-seconds", -1], "error: Expected --checkpoint-seconds to be at least 0"),
+        (["--seed", -1], "error: Expected --seed to be at least 0, got -1."),
+        (["--preset", "paper"], "error: Expected --preset=paper alone"),
+        (["--dataset", "mnist", "--data-source", "files"], "error: No folder was given"),
+        (["--dataset", "mnist", "--data-source", "tfds"], "error: tensorflow-datasets can't"),
+    ],
+)
+def test_bad_usage_is_one_line_and_status_2(run, monkeypatch, words, message):
+    if "--out-dir" in words:
+        monkeypatch.setattr(sys, "argv", ["mnist", *QUICK, *words])
+        status, printed = run_plain(monkeypatch)
+    else:
+        status, printed = run(*words)
+    assert status == 2
+    errors = [line for line in printed.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert message in errors[0]
+
+
+def run_plain(monkeypatch):
+    import contextlib
+    import io
+
+    errors = io.StringIO()
+    with contextlib.redirect_stderr(errors), pytest.raises(SystemExit) as stop:
+        command.main("mnist", "Test.", 0.0)
+    return stop.value.code, errors.getvalue()
+
+
+def test_the_papers_preset_refuses_the_digits(run):
+    status, printed = run("--preset", "paper", "--dataset", "mnist", quick=False)
+    assert status == 2
+    assert "error: Expected real data for --preset=paper" in printed
+
+
+def test_a_sweep_prints_its_plan_and_keeps_what_is_done(run, tmp_path):
+    status, printed = run("--k", 1, 2, "--objective", "iwae", "vae")
+    assert status == 0
+    names = [f"{o}-L1-k{k}-seed0" for k in (1, 2) for o in ("iwae", "vae")]
+    plan = printed.split("4 runs of 2 passes:")[1].splitlines()[1:5]
+    assert plan == [f"  {name}  to do" for name in names]
+    for name in names:
+        assert (tmp_path / "runs/mnist" / name / "summary.json").is_file()
+    _, printed = run("--k", 1, 2, "--objective", "iwae", "vae")
+    assert printed.count("finished before") == 4
+
+
+def test_a_failed_run_does_not_stop_the_rest(run, tmp_path):
+    blocked = tmp_path / "runs/mnist/iwae-L1-k1-seed0"
+    blocked.mkdir(parents=True)
+    (blocked / "thesis.tex").write_text("not a run")
+    status, printed = run("--k", 1, 2)
+    assert status == 1
+    assert "iwae-L1-k1-seed0 failed:" in printed
+    assert "1 of 2 runs failed: iwae-L1-k1-seed0" in printed
+    assert (tmp_path / "runs/mnist/iwae-L1-k2-seed0/summary.json").is_file()
+    # --overwrite does not remove what is no run's folder.
+    status, printed = run("--k", 1, "--overwrite")
+    assert status == 2
+    assert (blocked / "thesis.tex").is_file()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(run, folder):
+    status, printed = run("--first-rate", 1e6, "--passes", 3, "--checkpoint-seconds", 0)
+    assert status == 1
+    assert "training diverged in pass" in printed
+    assert ", step " in printed
+    assert not (folder / "summary.json").exists()
+    metrics = RunFolder(folder).metrics()
+    assert all(np.isfinite(line["train_bound"]) for line in metrics)
+    if metrics:  # the state of the last good pass is on the disk, and finite
+        settings = config.Config.from_json(json.loads((folder / "config.json").read_text()))
+        template = runner.initial_state(settings, runner.load_data(settings))
+        with checkpoints.Checkpoints(folder / "checkpoints") as saved:
+            restored = saved.restore(template)
+        assert restored is not None
+        assert restored[0] == len(metrics)
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored[1].params))
+
+
+def test_a_damaged_newest_checkpoint_is_skipped(run, folder, tmp_path):
+    run("--passes", 3, "--checkpoint-seconds", 0)
+    metrics = (folder / "metrics.jsonl").read_bytes()
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").unlink()
+    damage(folder / "checkpoints" / "3")
+    status, printed = run("--passes", 3, "--checkpoint-seconds", 0)
+    assert status == 0
+    assert f"Skipped the damaged checkpoint {folder / 'checkpoints' / '3'}" in printed
+    assert "resumed after pass 2 of 3" in printed
+    assert (folder / "metrics.jsonl").read_bytes() == metrics
+    again = json.loads((folder / "summary.json").read_text())
+    for name in ("test_nll", "test_bound", "activity", "effective_sample_size"):
+        assert again[name] == summary[name]
+
+
+def test_metrics_that_lack_passes_are_refused(run, folder):
+    run()
+    (folder / "summary.json").unlink()
+    (folder / "metrics.jsonl").unlink()
+    status, printed = run()
+    assert status == 2
+    assert "to hold the 2 passes of the checkpoint, got 0" in printed
+
+
+@pytest.mark.parametrize("name", ["mnist", "binarized_mnist", "omniglot"])
+def test_data_from_files(run, tmp_path, name):
+    values = files.images(200)
+    files.write_mnist(tmp_path / "data/mnist", values, files.images(20))
+    for split, rows in (("train", slice(0, 60)), ("valid", slice(60, 80)), ("test", slice(80, 90))):
+        folder = tmp_path / "data/binarized_mnist"
+        folder.mkdir(exist_ok=True, parents=True)
+        files.write_amat(folder / f"binarized_mnist_{split}.amat", values[rows] > 127)
+    (tmp_path / "data/omniglot").mkdir()
+    files.write_omniglot_zip(tmp_path / "data/omniglot/images_background.zip", range(80))
+    status, printed = run(
+        "--dataset", name, "--data-dir", tmp_path / "data", "--passes", 1, out="other"
+    )
+    assert status == 0
+    assert f"{name} from files" in printed
+    paper = published.published(name, "iwae", 1, 2)
+    assert paper is None  # the paper has no k = 2
+    saved = json.loads((tmp_path / "other/mnist/iwae-L1-k2-seed0/data.json").read_text())
+    assert saved["source"] == "files"
+
+
+def test_tensorboard_files(run, folder, monkeypatch):
+    status, _ = run("--tensorboard")
+    assert status == 0
+    assert list((folder / "tensorboard").glob("events.*"))
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    status, printed = run("--tensorboard", "--seed", 1)
+    assert status == 2
+    assert "iwae_jax[tensorboard]" in printed
+
+
+def test_the_precision_reaches_the_matrix_products(run):
+    before = jax.config.jax_default_matmul_precision
+    try:
+        assert run("--precision", "bfloat16")[0] == 0
+        assert jax.config.jax_default_matmul_precision == "bfloat16"
+        text = str(jax.make_jaxpr(lambda a: a @ a)(np.ones((2, 2), np.float32)))
+        assert "precision=bfloat16" in text or "DEFAULT" in text
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+
+
+def test_evaluating_again(run, folder, monkeypatch, capsys):
+    run()
+
+    def again(*words):
+        monkeypatch.setattr(sys, "argv", ["evaluate", str(folder), *map(str, words)])
+        with pytest.raises(SystemExit) as stop:
+            command.leave(evaluate.main)
+        printed = capsys.readouterr()
+        return stop.value.code, printed.out + printed.err
+
+    status, printed = again("--k", 6, "--images", 30)
+    assert status == 0
+    same = json.loads((folder / "evaluation-k6-first30.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert same["test_nll"] == summary["test_nll"]
+    status, printed = again("--k", 60)
+    assert status == 0
+    more = json.loads((folder / "evaluation-k60.json").read_text())
+    assert more["test_images"] == 300
+    assert "test NLL (-L_60)" in printed
+    assert again("--k", 0)[0] == 2
+    shutil.rmtree(folder / "checkpoints")
+    status, printed = again()
+    assert status == 2
+    assert "Expected a checkpoint" in printed
+    (folder / "summary.json").unlink()
+    assert again()[0] == 2
+
+
+def test_the_default_is_the_papers_config():
+    paper = config.Config(preset="paper")
+    assert paper.total_passes(784) == 3280
+    assert (paper.batch_size, paper.adam_eps, paper.adam_beta1, paper.eval_k) == (
+        20,
+        1e-4,
+        0.9,
+        5000,
+    )
+    assert config.Config().total_passes(784) == 13
+    assert config.Config().total_passes(64) == 121
+    assert config.Config(passes=5).total_passes(784) == 5
+    schedule = paper.schedule(2980)
+    np.testing.assert_allclose([schedule(0), schedule(2980 * 3279)], [1e-3, 1e-4], rtol=1e-6)
+
+
+def test_the_sum_of_a_batch_is_a_smaller_epsilon():
+    """Adam on the summed loss with eps is Adam on the mean with eps / batch size."""
+    gradient = {"w": np.float32([1e-4, -3e-5])}
+    by_sum = config.Config(loss="sum", batch_size=20).optimizer(10)
+    plain = config.Config(loss="mean", batch_size=20).optimizer(10)
+    parameters = {"w": np.zeros(2, np.float32)}
+    with jax.numpy_dtype_promotion("standard"):
+        a, _ = by_sum.update(gradient, by_sum.init(parameters), parameters)
+        summed = {"w": 20 * gradient["w"]}
+        b, _ = plain.update(summed, plain.init(parameters), parameters)
+    np.testing.assert_allclose(a["w"], b["w"], rtol=1e-5)
+
+
+def test_published_cells():
+    assert published.published("mnist", "iwae", 1, 50) == (84.78, (25,))
+    assert published.published("mnist", "iwae", 2, 50) == (82.90, (26, 7))
+    assert published.published("omniglot", "vae", 1, 1) == (108.11, (28,))
+    assert published.published("binarized_mnist", "iwae", 1, 5) == (87.63, ())
+    assert published.published("mnist", "iwae", 1, 7) is None
+
+
+def test_real_mnist_runs(run, real_data, tmp_path):
+    status, printed = run(
+        "--dataset", "mnist", "--data-dir", real_data, "--data-source", "files", "--passes", 1,
+        "--batch-size", 400, "--k", 1, "--eval-k", 20, "--eval-images", 50,
+    )  # fmt: skip
+    assert status == 0
+    summary = json.loads((tmp_path / "runs/mnist/iwae-L1-k1-seed0/summary.json").read_text())
+    # The bias starts at the data mean, which alone gives 206 nats; a pass must improve on that.
+    assert 80 < summary["test_nll"] < 200
+    assert "59,600 training" in printed
