@@ -39,6 +39,8 @@ def learning_curves(file: Path, metrics: list[dict[str, Any]], title: str, capti
             axes.axvline(after["pass"] - 0.5, color="0.85", linewidth=0.8, zorder=0)
     if len(passes) > 20:
         axes.set_xscale("log")
+    else:
+        axes.locator_params(axis="x", integer=True)
     axes.set(title=title, xlabel="pass over the data", ylabel="nats")
     axes.legend(loc="lower right", frameon=False)
     axes.grid(alpha=0.2)

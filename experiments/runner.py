@@ -86,6 +86,7 @@ def run_all(experiment: str, config: Config, started: float) -> int:
     for run, folder in zip(runs, folders, strict=True):
         try:
             run_one(run, folder, data, started)
+            started = time.time()  # of the next run
         except (DivergedError, UsageError, ValueError, OSError) as error:
             if len(runs) == 1 and isinstance(error, UsageError):
                 raise

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from typing import Any
 
 import jax
 import numpy as np
@@ -289,10 +290,10 @@ def test_tensorboard_files(run, folder, monkeypatch):
 
 
 def test_the_precision_reaches_the_matrix_products(run):
-    before = jax.config.jax_default_matmul_precision
+    before = jax.config.read("jax_default_matmul_precision")
     try:
         assert run("--precision", "bfloat16")[0] == 0
-        assert jax.config.jax_default_matmul_precision == "bfloat16"
+        assert jax.config.read("jax_default_matmul_precision") == "bfloat16"
         text = str(jax.make_jaxpr(lambda a: a @ a)(np.ones((2, 2), np.float32)))
         assert "precision=bfloat16" in text or "DEFAULT" in text
     finally:
@@ -341,19 +342,21 @@ def test_the_default_is_the_papers_config():
     assert config.Config().total_passes(64) == 121
     assert config.Config(passes=5).total_passes(784) == 5
     schedule = paper.schedule(2980)
-    np.testing.assert_allclose([schedule(0), schedule(2980 * 3279)], [1e-3, 1e-4], rtol=1e-6)
+    np.testing.assert_allclose(
+        np.array([schedule(0), schedule(2980 * 3279)]), [1e-3, 1e-4], rtol=1e-6
+    )
 
 
 def test_the_sum_of_a_batch_is_a_smaller_epsilon():
     """Adam on the summed loss with eps is Adam on the mean with eps / batch size."""
-    gradient = {"w": np.float32([1e-4, -3e-5])}
+    gradient: Any = {"w": np.array([1e-4, -3e-5], np.float32)}
     by_sum = config.Config(loss="sum", batch_size=20).optimizer(10)
     plain = config.Config(loss="mean", batch_size=20).optimizer(10)
     parameters = {"w": np.zeros(2, np.float32)}
     with jax.numpy_dtype_promotion("standard"):
-        a, _ = by_sum.update(gradient, by_sum.init(parameters), parameters)
+        a: Any = by_sum.update(gradient, by_sum.init(parameters), parameters)[0]
         summed = {"w": 20 * gradient["w"]}
-        b, _ = plain.update(summed, plain.init(parameters), parameters)
+        b: Any = plain.update(summed, plain.init(parameters), parameters)[0]
     np.testing.assert_allclose(a["w"], b["w"], rtol=1e-5)
 
 

@@ -1,0 +1,58 @@
+"""Time to import, and from the command to the first training step, whole processes in turn.
+
+python -m benchmarks.startup --rounds=5 --data-dir=FOLDER
+"""
+
+import dataclasses
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import tyro
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    rounds: int = 5
+    """Turns of each."""
+    data_dir: str | None = None
+    """Folder of MNIST's files; without it, the embedded digits."""
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    seconds: dict[str, list[float]] = {"jax, flax, optax": [], "iwae_jax": []}
+    for turn in range(arguments.rounds + 1):
+        for modules, values in seconds.items():
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
+            if turn:  # the first turn warms the disk's cache
+                values.append(time.perf_counter() - begun)
+    medians = {modules: statistics.median(values) for modules, values in seconds.items()}
+    for modules, value in medians.items():
+        print(f"import {modules}: {value:.2f} s (median)")
+    print(f"ratio {medians['iwae_jax'] / medians['jax, flax, optax']:.2f}")
+    data = ["--data-dir", arguments.data_dir] if arguments.data_dir else ["--dataset=digits"]
+    first_steps = []
+    for _ in range(arguments.rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            words = [*data, "--passes=1", "--batch-size=20", "--eval-images=2", "--eval-k=2"]
+            subprocess.run(
+                [sys.executable, "-m", "experiments.mnist", *words, "--out-dir", folder],
+                check=True,
+                stdout=subprocess.DEVNULL,
+            )
+            (summary,) = Path(folder).rglob("summary.json")
+            first_steps.append(json.loads(summary.read_text())["seconds"]["to_first_step"])
+    print(f"from the command to the first step: {statistics.median(first_steps):.1f} s (median)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,47 @@
+"""The code in the pages runs, and gives what the pages say."""
+
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from scipy import integrate, stats
+
+ROOT = Path(__file__).parents[1]
+
+
+def blocks(name):
+    return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.S)
+
+
+def test_a_model_of_your_own():
+    (code,) = blocks("docs/design.md")
+    names: dict = {"__name__": "page"}
+    exec(compile(code, "docs/design.md", "exec"), names)
+    import iwae_jax
+
+    params, x = names["params"], np.asarray(names["x"])
+    heads = x.sum()
+
+    def density(z):
+        p = 1 / (1 + np.exp(-z))
+        return p**heads * (1 - p) ** (10 - heads) * stats.norm.pdf(z)
+
+    exact = np.log(integrate.quad(density, -12, 12)[0])
+    estimate = iwae_jax.evaluation.importance_estimate(params, x, jax.random.key(2), 100_000)
+    # The relative standard error of the mean weight is sqrt(1 / ESS - 1 / k).
+    error = np.sqrt(1 / estimate.effective_sample_size - 1e-5)
+    assert abs(estimate.log_likelihood - exact) < 4 * error
+    assert error < 0.02
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(names["gradient"]))
+    z, log_q = params.model.sample_posterior(params.recognition, x, jax.random.key(0))
+    np.testing.assert_allclose(log_q, params.model.log_posterior(params.recognition, x, z))
+
+
+@pytest.mark.parametrize("name", ["README.md"])
+def test_the_notebook_lines(name):
+    names: dict = {"__name__": "page"}
+    for code in blocks(name):
+        exec(compile(code, name, "exec"), names)
+    assert names["values"].shape == (8,)
