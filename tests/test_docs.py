@@ -35,6 +35,7 @@ def test_a_model_of_your_own():
     assert abs(estimate.log_likelihood - exact) < 4 * error
     assert error < 0.02
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(names["gradient"]))
+    x = x.astype(np.float32)
     z, log_q = params.model.sample_posterior(params.recognition, x, jax.random.key(0))
     np.testing.assert_allclose(log_q, params.model.log_posterior(params.recognition, x, z))
 
