@@ -53,8 +53,8 @@ def ours(images: np.ndarray, steps: int) -> Any:
 
 def pytorch(images: np.ndarray, steps: int) -> Any:
     """A function that takes the same steps in PyTorch, written as its users would."""
-    import torch  # type: ignore[import-not-found]
-    from torch import nn
+    import torch  # pyright: ignore[reportMissingImports]
+    from torch import nn  # pyright: ignore[reportMissingImports]
 
     torch.manual_seed(0)
 

@@ -70,7 +70,6 @@ def test_importing_the_package_pulls_in_nothing_heavy():
         "tensorflow_datasets",
         "matplotlib",
         "tyro",
-        "rich",
         "sklearn",
         "orbax.checkpoint",
         "PIL",
