@@ -1,5 +1,6 @@
 """The command line that the experiments share."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -24,14 +25,20 @@ def main(experiment: str, description: str, started: float) -> None:
 
 
 def leave(work: Callable[[], int]) -> None:
-    """Do the work and exit: 0 done, 1 failed, 2 bad usage (in one line), 130 or 143 stopped."""
+    """Do the work and exit: 0 done, 1 failed, 2 bad usage (each in one line), 130 or 143 stopped."""
     listen()
     try:
         status = work()
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2
+    except (ValueError, OSError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 1
     except Stopped as stop:
-        status = stop.status
         console.print("stopped; the same command goes on from the last checkpoint")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not sys.exit, which would wait for the pass that the device is computing.
+        os._exit(stop.status)
     sys.exit(status)

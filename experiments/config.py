@@ -96,7 +96,7 @@ class Config:
     out_dir: str = "runs"
     """Run folders go to OUT_DIR/EXPERIMENT/NAME."""
     overwrite: bool = False
-    """Start anew where a run folder exists; without it, the run resumes."""
+    """Start anew where a run folder exists; without it, the run resumes (so drop it to resume)."""
     checkpoint_seconds: float = 20.0
     """Least time between two checkpoints; there is always one at the end."""
     tensorboard: bool = False
@@ -121,6 +121,13 @@ class Config:
             for number in value if name in SWEPT else (value,):
                 if number is not None and number < 1:
                     raise UsageError(f"Expected {_flag(name)} to be at least 1, got {number}.")
+                if number is not None and number >= 2**31:
+                    raise UsageError(f"Expected {_flag(name)} to be under 2**31, got {number}.")
+        if self.stage_base**self.total_stages > 10**6:
+            raise UsageError(
+                "Expected --stage-base to the power of --total-stages to be at most a million, got "
+                f"{self.stage_base} and {self.total_stages}."
+            )
         for name in ("first_rate", "last_rate", "adam_eps"):
             if not 0 < getattr(self, name) < math.inf:
                 raise UsageError(
@@ -133,8 +140,9 @@ class Config:
             raise UsageError(
                 f"Expected --checkpoint-seconds to be at least 0, got {self.checkpoint_seconds}."
             )
-        if min(self.seed) < 0:
-            raise UsageError(f"Expected --seed to be at least 0, got {min(self.seed)}.")
+        for seed in self.seed:
+            if not 0 <= seed < 2**32:  # jax.random.key takes the lower 32 bits
+                raise UsageError(f"Expected --seed in [0, 2**32), got {seed}.")
         if self.stages is not None and self.passes is not None:
             raise UsageError("Expected --stages or --passes, got both.")
         if self.stages is not None and self.stages > self.total_stages:
@@ -142,8 +150,10 @@ class Config:
                 f"Expected --stages to be at most --total-stages, {self.total_stages}, got "
                 f"{self.stages}."
             )
-        if self.preset == "paper" and (self.stages, self.passes) != (None, None):
-            raise UsageError("Expected --preset=paper alone, got --stages or --passes beside it.")
+        if self.preset == "paper":
+            for name in ("stages", "passes", "total_stages", "stage_base"):
+                if getattr(self, name) != getattr(Config, name):
+                    raise UsageError(f"Expected --preset=paper alone, got {_flag(name)} beside it.")
         if self.data_dir is not None and not Path(self.data_dir).is_dir():
             raise UsageError(f"Expected --data-dir to be a folder, got {self.data_dir!r}.")
 

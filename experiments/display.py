@@ -1,7 +1,6 @@
 """What a person sees while a run goes on: a progress bar, or plain lines, and the last table."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,8 +8,14 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-console = Console(highlight=False, soft_wrap=True)
-"""Where everything is printed."""
+console = Console(highlight=False, markup=False, soft_wrap=True)
+"""Where everything is printed; brackets in a path are only brackets."""
+
+
+def warn(text: str) -> None:
+    """Print a warning that is hard to overlook."""
+    console.print(f"WARNING {text}", style="bold yellow")
+
 
 _LINE_SECONDS = 5.0  # least time between two plain lines
 
@@ -104,9 +109,3 @@ def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]
     for row in rows:
         table.add_row(*row)
     console.print(table)
-
-
-def spinner(text: str, work: Callable[[], Any]) -> Any:
-    """Do some work with a spinner on a terminal."""
-    with console.status(text):
-        return work()

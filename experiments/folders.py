@@ -1,10 +1,17 @@
 """Run folders: what is in them, and how they are written so that a kill loses nothing."""
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 from experiments.config import INCIDENTAL, Config, UsageError
 
@@ -41,7 +48,29 @@ class RunFolder:
             if saved is None:
                 self.write("config.json", config.to_json())
         except OSError as error:
-            raise UsageError(f"Expected to write to {self.path}, got: {error}.") from error
+            raise UsageError(f"Expected to write to {self.path}, got: {error.strerror}.") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out, where the system has such locks; a kill lets go."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            lock = (self.path.parent / f".{self.path.name}.lock").open("w")
+        except OSError as error:
+            raise UsageError(f"Expected to write to {self.path}, got: {error.strerror}.") from error
+        with lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    raise UsageError(f"Another process is at work in {self.path}.") from None
+            yield
+
+    def progress(self) -> str:
+        """What a plan says of the folder; says nothing of whether its config is the same."""
+        if (self.path / "summary.json").is_file():
+            return "finished"
+        return "begun" if (self.path / "config.json").is_file() else "to do"
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The content of a JSON file; None if there is none."""
@@ -49,9 +78,12 @@ class RunFolder:
         if not file.is_file():
             return None
         try:
-            return json.loads(file.read_text())
+            values = json.loads(file.read_text())
         except ValueError as error:
             raise UsageError(f"Expected {file} to be JSON, got: {error}.") from error
+        if not isinstance(values, dict):
+            raise UsageError(f"Expected {file} to hold a JSON object, got {type(values).__name__}.")
+        return values
 
     def write(self, name: str, values: dict[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
@@ -66,7 +98,17 @@ class RunFolder:
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one a pass."""
         file = self.path / "metrics.jsonl"
-        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+        lines = file.read_text().splitlines() if file.exists() else []
+        try:
+            metrics = [json.loads(line) for line in lines]
+            numbers = [line["pass"] for line in metrics]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"Expected {file} to hold a JSON object a line, got: {error}."
+            ) from error
+        if numbers != list(range(1, len(numbers) + 1)):
+            raise UsageError(f"Expected {file} to hold passes 1, 2, .. in order, got {numbers}.")
+        return metrics
 
     def keep_metrics(self, passes: int) -> None:
         """Cut metrics.jsonl to the passes that the restored checkpoint knows."""
@@ -80,6 +122,7 @@ class RunFolder:
         partial = file.with_suffix(".partial")
         partial.write_bytes(b"".join(lines[:passes]))
         partial.replace(file)
+        self.metrics()  # raises now, not after hours, if what is left is damaged
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl, on the disk before the checkpoint of its pass."""
@@ -103,7 +146,9 @@ class RunFolder:
             if key not in ignored and saved.get(key) != wanted.get(key)
         ]
         if differences:
+            advice = "Choose another --out-dir, or --overwrite it."
+            if all(text.startswith("eval_") for text in differences):
+                advice = f"To evaluate it again: python -m experiments.evaluate {self.path} --help"
             raise UsageError(
-                f"{self.path} holds another run ({name}): {'; '.join(differences)}. "
-                "Choose another --out-dir, or --overwrite it."
+                f"{self.path} holds another run ({name}): {'; '.join(differences)}. {advice}"
             )

@@ -1,3 +1,5 @@
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,66 +29,102 @@ def assert_equal(a, b):
 def test_a_state_comes_back_bit_for_bit(tmp_path):
     optimizer = optax.adam(1e-2)
     state = trained(3, optimizer)
-    with Checkpoints(tmp_path) as saved:
-        assert saved.restore(state) is None
-        saved.save(3, state)
-    with Checkpoints(tmp_path) as saved:
-        restored = saved.restore(TrainState.create(small(2), optimizer))
+    assert Checkpoints(tmp_path / "new").restore(state) is None
+    Checkpoints(tmp_path / "new").save(3, state)
+    restored = Checkpoints(tmp_path / "new").restore(TrainState.create(small(2), optimizer))
     assert restored is not None
     assert restored[0] == 3
     assert_equal(restored[1], state)
 
 
-def test_the_newest_are_kept(tmp_path):
-    with Checkpoints(tmp_path, keep=2) as saved:
-        for step in (1, 2, 5):
-            saved.save(step, {"a": jnp.full(3, float(step))})
-        step, state = saved.restore({"a": jnp.zeros(3)})  # type: ignore[misc]
-    assert step == 5 and state["a"].tolist() == [5, 5, 5]
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["2", "5"]
+@pytest.mark.parametrize(("keep", "left"), [(1, [10]), (2, [5, 10]), (3, [2, 5, 10])])
+def test_the_newest_are_kept(tmp_path, keep, left):
+    saved = Checkpoints(tmp_path, keep=keep)
+    for step in (1, 2, 5, 10):
+        saved.save(step, {"a": jnp.full(3, float(step))})
+    assert saved.steps == left
+    names = {f"{step}{end}" for step in left for end in ("", ".sha256")}
+    assert {file.name for file in tmp_path.iterdir()} == names
+    restored = saved.restore({"a": jnp.zeros(3)})
+    assert restored is not None
+    assert restored[0] == 10
+    assert restored[1]["a"].tolist() == [10, 10, 10]
 
 
-def damage(folder):
-    files = [file for file in folder.rglob("*") if file.is_file()]
-    for file in files:
-        if file.stat().st_size > 0 and not file.name.endswith("METADATA"):
+def invert(folder):
+    """Half of every file, inverted."""
+    for file in folder.rglob("*"):
+        if file.is_file():
             content = file.read_bytes()
             file.write_bytes(bytes(255 - byte for byte in content[: len(content) // 2]))
 
 
-def test_a_damaged_newest_one_is_skipped_with_a_warning_that_names_it(tmp_path):
+def flip_a_bit(folder):
+    """One bit of the largest file: a number of a weight, as a rule."""
+    file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def lose_a_file(folder):
+    next(file for file in sorted(folder.rglob("*")) if file.is_file()).unlink()
+
+
+def empty(folder):
+    shutil.rmtree(folder)
+    folder.mkdir()
+
+
+def lose_the_digest(folder):
+    """What a kill between the checkpoint and its digest leaves."""
+    folder.with_suffix(".sha256").unlink()
+
+
+@pytest.mark.parametrize("damage", [invert, flip_a_bit, lose_a_file, empty, lose_the_digest])
+def test_a_damaged_newest_one_is_skipped_with_a_warning_that_names_it(tmp_path, damage):
     optimizer = optax.adam(1e-2)
     older, newer = trained(1, optimizer), trained(2, optimizer)
-    with Checkpoints(tmp_path) as saved:
-        saved.save(1, older)
-        saved.save(2, newer)
+    saved = Checkpoints(tmp_path)
+    saved.save(1, older)
+    saved.save(2, newer)
     damage(tmp_path / "2")
-    with Checkpoints(tmp_path) as saved:
-        with pytest.warns(UserWarning, match=f"Skipped the damaged checkpoint {tmp_path}/2"):
-            restored = saved.restore(older)
-        assert restored is not None and restored[0] == 1
-        assert_equal(restored[1], older)
-        # The damaged one's number can be written again.
-        saved.save(2, newer)
-        again = saved.restore(older)
-    assert again is not None and again[0] == 2
+    with pytest.warns(UserWarning, match=f"Skipped the damaged checkpoint {tmp_path}/2"):
+        restored = Checkpoints(tmp_path).restore(older)
+    assert restored is not None
+    assert restored[0] == 1
+    assert_equal(restored[1], older)
+    # Its number can be written again.
+    saved.save(2, newer)
+    again = Checkpoints(tmp_path).restore(older)
+    assert again is not None
+    assert again[0] == 2
     assert_equal(again[1], newer)
 
 
 def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
-    with Checkpoints(tmp_path) as saved:
-        saved.save(1, {"a": jnp.ones(3)})
-    damage(tmp_path / "1")
+    Checkpoints(tmp_path).save(1, {"a": jnp.ones(3)})
+    flip_a_bit(tmp_path / "1")
     with (
-        Checkpoints(tmp_path) as saved,
-        pytest.warns(UserWarning),
+        pytest.warns(UserWarning, match="Skipped"),
         pytest.raises(ValueError, match="Expected a readable checkpoint"),
     ):
-        saved.restore({"a": jnp.ones(3)})
+        Checkpoints(tmp_path).restore({"a": jnp.ones(3)})
 
 
 def test_another_shape_is_not_restored_silently(tmp_path):
-    with Checkpoints(tmp_path) as saved:
-        saved.save(1, {"a": jnp.ones(3)})
-        with pytest.warns(UserWarning), pytest.raises(ValueError, match="readable checkpoint"):
-            saved.restore({"a": jnp.ones(4)})
+    Checkpoints(tmp_path).save(1, {"a": jnp.ones(3)})
+    with (
+        pytest.warns(UserWarning, match="Skipped"),
+        pytest.raises(ValueError, match="readable checkpoint"),
+    ):
+        Checkpoints(tmp_path).restore({"a": jnp.ones(4)})
+
+
+def test_what_a_kill_while_saving_leaves_is_cleared(tmp_path):
+    left = tmp_path / "2.orbax-checkpoint-tmp-7"
+    left.mkdir()
+    saved = Checkpoints(tmp_path)
+    assert saved.restore({"a": jnp.ones(3)}) is None
+    saved.save(1, {"a": jnp.ones(3)})
+    assert not left.exists()

@@ -137,12 +137,13 @@ def test_binarized_mnist(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"0 1 0\n", "784 numbers a line, got 3 numbers on 1 lines"),
-        (b"", "784 numbers a line, got 0 numbers"),
+        (b"0 1 0\n", r"784 numbers a line, got \[3\]"),
+        (b"", "784 numbers a line, got none"),
         (b"0 " * 783 + b"2\n", "only 0 and 1"),
         (b"0 " * 783 + b"nan\n", "only 0 and 1, got other numbers or NaN"),
         (b"0 " * 783 + b"x\n", "numbers only"),
-        (b"0 " * 784 + b"\n" + b"1 " * 300, "got 1084 numbers on 2 lines"),
+        (b"0 " * 783 + b"\n" + b"1 " * 785, r"784 numbers a line, got \[783, 785\]"),
+        (b"0 " * 784 + b"\n" + b"1 " * 300, r"784 numbers a line, got \[300, 784\]"),
     ],
 )
 def test_bad_amat_files(tmp_path, text, message):

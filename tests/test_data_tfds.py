@@ -69,7 +69,7 @@ def test_mnist(served, tmp_path):
     folder, url = served
     train, test = files.images(30), files.images(11, seed=1)
     files.write_mnist(folder, train, test)
-    builder = prepare("mnist", folder, url, tmp_path / "tfds", URL=url)
+    builder = prepare("mnist", folder, url, tmp_path / "tfds/iwae_jax", URL=url)
     splits = data_tfds.read_builder(builder)
     assert rows(splits["train"]) == rows(train)
     assert rows(splits["test"]) == rows(test)
@@ -168,18 +168,61 @@ def test_the_official_checksums_are_inherited():
 def test_without_a_network_it_fails_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(data_tfds, "_SERVERS", {"mnist": "https://unreachable.invalid"})
     begun = time.monotonic()
-    with pytest.raises(data.NotFoundError, match=r"no connection to unreachable\.invalid:443"):
+    with pytest.raises(data.NotFoundError, match=r"no connection to https://unreachable\.invalid"):
         data.load("mnist", "tfds", tmp_path)
     assert time.monotonic() - begun < 10
 
 
 def test_a_server_that_never_answers_is_given_up_on(monkeypatch):
-    def hang(*_):
-        time.sleep(30)
+    def hang(*_, **__):
+        time.sleep(3)
+        raise OSError("too late")
 
     monkeypatch.setattr(data_tfds, "CONNECT_SECONDS", 0.2)
-    monkeypatch.setattr(data_tfds.socket, "create_connection", hang)
+    monkeypatch.setattr(data_tfds.urllib.request, "urlopen", hang)
     begun = time.monotonic()
     with pytest.raises(data_tfds.UnavailableError, match="no answer"):
         data_tfds.check_network("https://example.org")
     assert time.monotonic() - begun < 5
+
+
+def test_a_proxy_that_refuses_is_no_network(served, monkeypatch):
+    _, url = served  # this server answers CONNECT with 501
+    monkeypatch.setenv("https_proxy", url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    begun = time.monotonic()
+    with pytest.raises(data_tfds.UnavailableError, match="no connection to https://example.org"):
+        data_tfds.check_network("https://example.org")
+    assert time.monotonic() - begun < 10
+
+
+def test_any_answer_is_a_network(served):
+    _, url = served
+    data_tfds.check_network(url)
+    data_tfds.check_network(url + "no/such/page")
+
+
+def test_data_that_tensorflow_prepared_are_left_alone(served, tmp_path):
+    folder, url = served
+    files.write_mnist(folder, files.images(30), files.images(11))
+    builder = prepare("mnist", folder, url, tmp_path / "tfds", URL=url)
+    data_tfds.read_builder(builder)
+    for cache in (tmp_path / "tfds").rglob("*.npz"):
+        cache.unlink()
+    (info,) = (tmp_path / "tfds").rglob("dataset_info.json")
+    info.write_text(info.read_text().replace("array_record", "tfrecord"))
+    data_tfds_servers = {"mnist": "http://127.0.0.1:9"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data_tfds, "_SERVERS", data_tfds_servers)
+        with pytest.raises(data.NotFoundError, match="no connection"):
+            data.load("mnist", "tfds", tmp_path / "tfds")
+
+
+@pytest.mark.parametrize("content", [b"", b"not an npz file at all", b"PK\x03\x04 truncated"])
+def test_a_damaged_cache_is_named(tmp_path, content):
+    file = tmp_path / "iwae_jax/mnist/3.0.1" / data_tfds._CACHE_NAME
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="iwae_jax_28x28.npz to be whole; remove it"):
+        data.load("mnist", "tfds", tmp_path)

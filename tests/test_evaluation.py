@@ -137,6 +137,11 @@ def test_a_unit_that_ignores_x_is_not_active():
     assert [int(count) for count in active.counts] == [2, 1]
 
 
+def test_units_of_a_broken_model_are_not_called_inactive():
+    params = jax.tree.map(lambda a: a * jnp.nan, small(1))
+    assert iwae_jax.active_units(params, binary(5), KEY).counts[0] == -1
+
+
 def test_bad_input():
     params = small(1)
     for name in ("chunk_size", "batch_size"):

@@ -9,11 +9,12 @@ import jax
 import numpy as np
 import pytest
 
+import iwae_jax
 from experiments import command, config, evaluate, plots, published, runner
 from experiments.folders import RunFolder
 from iwae_jax import checkpoints, data_tfds
 from tests import files
-from tests.test_checkpoints import damage
+from tests.test_checkpoints import empty, flip_a_bit
 
 QUICK = ["--dataset=digits", "--passes=2", "--k=2", "--batch-size=100", "--eval-k=6"]
 QUICK += ["--eval-images=30"]
@@ -154,7 +155,10 @@ def test_every_picture_names_data_split_k_and_binarization(run, monkeypatch):
         (["--first-rate", "nan"], "error: Expected --first-rate to be a positive number, got nan."),
         (["--adam-beta1", 1], "error: Expected --adam-beta1 in [0, 1), got 1.0."),
         (["--checkpoint-seconds", -1], "error: Expected --checkpoint-seconds to be at least 0"),
-        (["--seed", -1], "error: Expected --seed to be at least 0, got -1."),
+        (["--seed", -1], "error: Expected --seed in [0, 2**32), got -1."),
+        (["--seed", 2**32], "error: Expected --seed in [0, 2**32), got 4294967296."),
+        (["--k", 2**31], "under 2**31"),
+        (["--total-stages", 20], "to be at most a million"),
         (["--preset", "paper"], "error: Expected --preset=paper alone"),
         (["--dataset", "mnist", "--data-source", "files"], "error: No folder was given"),
         (["--dataset", "mnist", "--data-source", "tfds"], "error: tensorflow-datasets can't"),
@@ -215,25 +219,45 @@ def test_a_failed_run_does_not_stop_the_rest(run, tmp_path):
     assert (blocked / "thesis.tex").is_file()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(run, folder):
-    status, printed = run("--first-rate", 1e6, "--passes", 3, "--checkpoint-seconds", 0)
+def restored(folder):
+    settings = config.Config.from_json(json.loads((folder / "config.json").read_text()))
+    template = runner.initial_state(settings, runner.load_data(settings))
+    found = checkpoints.Checkpoints(folder / "checkpoints").restore(template)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("bad_pass", [1, 3])
+def test_a_loss_that_is_not_finite_stops_the_run(run, folder, monkeypatch, bad_pass):
+    """The learning rate overflows in one pass: the state before it is on the disk."""
+    steps = 14  # of a pass: 1,400 images in batches of 100
+
+    def schedule(self, steps_per_pass):
+        assert steps_per_pass == steps
+        first = (bad_pass - 1) * steps
+        return lambda step: jax.numpy.where(step < first + 5, 1e-3, jax.numpy.inf)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(config.Config, "schedule", schedule)
+        status, printed = run("--passes", 4)  # and checkpoints are 20 s apart
     assert status == 1
-    assert "training diverged in pass" in printed
-    assert ", step " in printed
+    # The update of step 6 is infinite, so the bound of step 7 is the first that is not finite.
+    first_bad = (bad_pass - 1) * steps + 7
+    assert f"training diverged in pass {bad_pass}, step {first_bad}: the bound is nan" in printed
     assert not (folder / "summary.json").exists()
-    metrics = RunFolder(folder).metrics()
-    assert all(np.isfinite(line["train_bound"]) for line in metrics)
-    if metrics:  # the state of the last good pass is on the disk, and finite
-        settings = config.Config.from_json(json.loads((folder / "config.json").read_text()))
-        template = runner.initial_state(settings, runner.load_data(settings))
-        with checkpoints.Checkpoints(folder / "checkpoints") as saved:
-            restored = saved.restore(template)
-        assert restored is not None
-        assert restored[0] == len(metrics)
-        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored[1].params))
+    assert [line["pass"] for line in RunFolder(folder).metrics()] == list(range(1, bad_pass))
+    number, state = restored(folder)
+    assert number == bad_pass - 1
+    assert int(state.step) == number * steps
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+    # With a better rate the same command goes on from there.
+    status, printed = run("--passes", 4)
+    assert status == 0
+    assert f"resumed after pass {bad_pass - 1} of 4" in printed
 
 
-def test_a_damaged_newest_checkpoint_is_skipped(run, folder, tmp_path):
+@pytest.mark.parametrize("damage", [flip_a_bit, empty])
+def test_a_damaged_newest_checkpoint_is_skipped(run, folder, damage):
     run("--passes", 3, "--checkpoint-seconds", 0)
     metrics = (folder / "metrics.jsonl").read_bytes()
     summary = json.loads((folder / "summary.json").read_text())
@@ -273,8 +297,6 @@ def test_data_from_files(run, tmp_path, name):
     )
     assert status == 0
     assert f"{name} from files" in printed
-    paper = published.published(name, "iwae", 1, 2)
-    assert paper is None  # the paper has no k = 2
     saved = json.loads((tmp_path / "other/mnist/iwae-L1-k2-seed0/data.json").read_text())
     assert saved["source"] == "files"
 
@@ -290,14 +312,19 @@ def test_tensorboard_files(run, folder, monkeypatch):
 
 
 def test_the_precision_reaches_the_matrix_products(run):
-    before = jax.config.read("jax_default_matmul_precision")
+    params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig((9,), (2,), ((4,),)))
+
+    def products():
+        call = lambda x: iwae_jax.bound(params, x, jax.random.key(1), 3)  # noqa: E731
+        return jax.jit(call).lower(np.zeros((5, 9), np.float32)).as_text()
+
     try:
-        assert run("--precision", "bfloat16")[0] == 0
-        assert jax.config.read("jax_default_matmul_precision") == "bfloat16"
-        text = str(jax.make_jaxpr(lambda a: a @ a)(np.ones((2, 2), np.float32)))
-        assert "precision=bfloat16" in text or "DEFAULT" in text
+        assert run("--precision", "float32")[0] == 0
+        assert "HIGHEST" in products()
+        assert run("--precision", "bfloat16", "--seed", 1)[0] == 0
+        assert "HIGHEST" not in products()
     finally:
-        jax.config.update("jax_default_matmul_precision", before)
+        jax.config.update("jax_default_matmul_precision", None)
 
 
 def test_evaluating_again(run, folder, monkeypatch, capsys):
@@ -321,6 +348,11 @@ def test_evaluating_again(run, folder, monkeypatch, capsys):
     assert more["test_images"] == 300
     assert "test NLL (-L_60)" in printed
     assert again("--k", 0)[0] == 2
+    # An older checkpoint is not passed off as the finished run.
+    flip_a_bit(folder / "checkpoints" / "2")
+    status, printed = again()
+    assert status != 0
+    assert "Skipped the damaged checkpoint" in printed
     shutil.rmtree(folder / "checkpoints")
     status, printed = again()
     assert status == 2
@@ -378,3 +410,64 @@ def test_real_mnist_runs(run, real_data, tmp_path):
     # The bias starts at the data mean, which alone gives 206 nats; a pass must improve on that.
     assert 80 < summary["test_nll"] < 200
     assert "59,600 training" in printed
+
+
+def test_a_folder_is_held_by_one_process(run, folder):
+    with RunFolder(folder).locked():
+        status, printed = run()
+    assert status == 2
+    assert f"Another process is at work in {folder}" in printed
+    assert run()[0] == 0
+
+
+def test_brackets_in_a_path_are_only_brackets(run, tmp_path):
+    status, printed = run(out="[red]x[/y]")
+    assert status == 0
+    assert "[red]x[/y]" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", "[]", "config.json to hold a JSON object, got list"),
+        ("config.json", "{", "config.json to be JSON"),
+        ("data.json", "{", "data.json to be JSON"),
+        ("metrics.jsonl", "{\n{\n", "metrics.jsonl to hold a JSON object a line"),
+        (
+            "metrics.jsonl",
+            '{"pass": 1}\n{"pass": 3}\n',
+            "to hold passes 1, 2, .. in order, got [1, 3]",
+        ),
+    ],
+)
+def test_damaged_text_files_are_named(run, folder, name, content, message):
+    run()
+    (folder / "summary.json").unlink()
+    (folder / name).write_text(content)
+    status, printed = run()
+    assert status == 2
+    assert message in printed
+
+
+def test_another_eval_k_points_to_the_evaluation(run, folder):
+    run()
+    status, printed = run("--eval-k", 7)
+    assert status == 2
+    assert f"python -m experiments.evaluate {folder}" in printed
+    assert "--overwrite" not in printed
+
+
+def test_what_differs_from_the_paper_is_said(run):
+    _, printed = run("--precision", "tensorfloat32", "--stage-base", 2, "--adam-beta1", 0.5)
+    jax.config.update("jax_default_matmul_precision", None)
+    for line in (
+        "passes: 2, not 3,280",
+        "NLL: L_6, not L_5000",
+        "test: the first 30 images, not all",
+        "batch_size: 100, not 20",
+        "adam_beta1: 0.5, not 0.9",
+        "stage_base: 2, not 3",
+        "precision: tensorfloat32, not float32",
+        "loss: the mean over a batch",
+    ):
+        assert line in printed

@@ -62,3 +62,31 @@ def test_params_survive_pickling():
         iwae_jax.bound(jax.tree.map(jnp.asarray, again), binary(2), KEY, 3),
         iwae_jax.bound(params, binary(2), KEY, 3),
     )
+
+
+class Column(Tally):
+    """A model whose log-joint has a stray axis."""
+
+    def log_joint(self, generative, x, z):
+        return jnp.sum(x)[None]
+
+
+def test_a_log_probability_that_is_no_scalar_is_refused():
+    # [m, 1] against [m] would broadcast to [m, m], and look right on average.
+    params = iwae_jax.init(KEY, Column())
+    for call in (iwae_jax.log_weights, iwae_jax.bound, iwae_jax.log_likelihood):
+        with pytest.raises(
+            ValueError, match=r"scalar log-probabilities.* got shapes \(1,\) and \(\)"
+        ):
+            call(params, jnp.ones((3, 4)), KEY, 5)
+
+
+def test_bad_models_and_keys():
+    with pytest.raises(ValueError, match="got the class ModelConfig"):
+        iwae_jax.init(KEY, ModelConfig)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Expected no data_mean for Tally"):
+        iwae_jax.init(KEY, Tally(), data_mean=np.zeros(4))
+    with pytest.raises(ValueError, match="Expected key"):
+        iwae_jax.datum_keys(3, 2)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="Expected count to be at least 0, got -1"):
+        iwae_jax.datum_keys(KEY, -1)

@@ -32,8 +32,7 @@ def start(out_dir):
 def final_state(folder):
     settings = config.Config.from_json(json.loads((folder / "config.json").read_text()))
     template = runner.initial_state(settings, runner.load_data(settings))
-    with checkpoints.Checkpoints(folder / "checkpoints") as saved:
-        restored = saved.restore(template)
+    restored = checkpoints.Checkpoints(folder / "checkpoints").restore(template)
     assert restored is not None
     assert restored[0] == PASSES
     return restored[1]

@@ -18,6 +18,10 @@ def test_the_papers_rates_and_passes():
     assert rates == (1e-3, 7.2e-4, 5.2e-4, 3.7e-4, 2.7e-4, 1.9e-4, 1.4e-4, 1e-4)
     assert [training.stage_passes(n) for n in range(9)] == [0, 1, 4, 13, 40, 121, 364, 1093, 3280]
     assert training.stage_rates(3) == rates[:3]
+    # Small rates keep their digits.
+    np.testing.assert_allclose(
+        training.stage_rates(first=2e-6, last=1e-7, total=2, count=2), [2e-6, 1e-7]
+    )
     with pytest.raises(ValueError, match="Expected 1 to 8 stages, got 9"):
         training.stage_rates(9)
 
@@ -174,18 +178,43 @@ def test_several_seeds_train_at_once_under_vmap():
         ({"batch_size": 0}, "Expected batch_size to be a positive int"),
         ({"k": 0}, "Expected k to be a positive int"),
         ({"key": 3}, "Expected key to be a typed JAX key"),
+        ({"state": None}, "Expected state to be a TrainState, got NoneType"),
     ],
 )
 def test_bad_input(change, message):
     arguments = {"images": np.zeros((5, 4), np.uint8), "key": KEY, "k": 2} | change
     with pytest.raises(ValueError, match=message):
-        iwae_jax.train_epoch(tally_state(), **arguments)
+        iwae_jax.train_epoch(**({"state": tally_state()} | arguments))
 
 
 def test_intensities_above_the_maximum_give_nan_not_a_number():
     images = np.full((4, 4), 200, np.uint8)
     _, bounds = iwae_jax.train_epoch(tally_state(), images, KEY, 1, maximum=100)
     assert np.isnan(bounds).all()
+
+
+@pytest.mark.parametrize("dtype", [bool, np.float32])
+def test_without_a_maximum_the_type_of_the_images_says_what_is_one(dtype):
+    ones = np.ones((4, 4), dtype)
+    for binarization in ("dynamic", "fixed", "none"):
+        _, bounds = iwae_jax.train_epoch(
+            tally_state(), ones, KEY, 1, batch_size=2, binarization=binarization
+        )
+        np.testing.assert_array_equal(bounds, [4, 4])
+    np.testing.assert_array_equal(iwae_jax.data.binarize(ones, KEY), np.ones((4, 4)))
+
+
+def test_real_data_are_not_binarized_silently():
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),), likelihood="normal")
+    images = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
+
+    def run(**options):
+        state = TrainState.create(iwae_jax.init(KEY, config), optax.adam(1e-2))
+        return iwae_jax.train_epoch(state, images, KEY, 3, batch_size=5, **options)
+
+    with pytest.raises(ValueError, match="Expected binarization 'none' for a model of data in"):
+        run()
+    assert np.isfinite(run(binarization="none")[1]).all()
 
 
 def test_a_train_state_is_a_pytree_with_a_static_optimizer():

@@ -90,6 +90,11 @@ def test_k_must_be_a_positive_int(k):
             function(PARAMS, jnp.zeros(784), KEY, k)
 
 
+def test_k_is_counted_in_int32():
+    with pytest.raises(ValueError, match=r"under 2\*\*31"):
+        iwae_jax.log_likelihood(PARAMS, jnp.zeros(784), KEY, 2**31)
+
+
 def test_k_may_be_a_numpy_int():
     assert typing.check_positive_int("k", np.int64(3)) == 3
 

@@ -1,13 +1,15 @@
 """Save and restore train states, atomically, with Orbax.
 
 A checkpoint appears whole or not at all: a process killed while it saves leaves a temporary
-folder, which the next start ignores.
+folder, which the next start ignores. A digest of its files, written last, tells a checkpoint that
+was damaged afterwards; Orbax itself does not notice a changed number.
 """
 
+import hashlib
 import logging
+import shutil
 import warnings
 from pathlib import Path
-from types import TracebackType
 from typing import TypeVar
 
 import jax
@@ -25,9 +27,9 @@ class Checkpoints:
     Example:
       >>> import tempfile, jax.numpy as jnp
       >>> from iwae_jax import checkpoints
-      >>> with checkpoints.Checkpoints(tempfile.mkdtemp()) as saved:
-      ...     saved.save(3, {"weight": jnp.ones(2)})
-      ...     step, state = saved.restore({"weight": jnp.zeros(2)})
+      >>> saved = checkpoints.Checkpoints(tempfile.mkdtemp())
+      >>> saved.save(3, {"weight": jnp.ones(2)})
+      >>> step, state = saved.restore({"weight": jnp.zeros(2)})
       >>> step, state["weight"].tolist()
       (3, [1.0, 1.0])
     """
@@ -36,47 +38,59 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save
         import orbax.checkpoint as ocp  # here, since it takes as long to import as jax
 
-        self._ocp = ocp
         self.folder = Path(folder).resolve()
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep, create=True, enable_async_checkpointing=False
-            ),
-        )
+        self._keep = keep
+        self._args = ocp.args
+        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+
+    @property
+    def steps(self) -> list[int]:
+        """The numbers of the checkpoints, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(file.name) for file in self.folder.iterdir() if file.name.isdecimal())
 
     def save(self, step: int, state: object) -> None:
-        """Write a pytree of arrays under a number larger than those before."""
-        self._manager.save(step, args=self._ocp.args.StandardSave(_named_leaves(state)), force=True)
+        """Write a pytree of arrays under a number; one of that number is replaced."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(left)  # of a process killed while it saved
+        self._digest_file(step).unlink(missing_ok=True)
+        path = self.folder / str(step)
+        self._orbax.save(path, args=self._args.StandardSave(_named_leaves(state)), force=True)
+        partial = self.folder / "digest.partial"
+        partial.write_text(_digest(path))
+        partial.replace(self._digest_file(step))
+        for old in [number for number in self.steps if number < step][: -(self._keep - 1) or None]:
+            self._digest_file(old).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / str(old))
 
     def restore(self, template: State) -> tuple[int, State] | None:
-        """The newest checkpoint that can be read, and its number; None if there is none.
+        """The newest checkpoint that is whole, and its number; None if there is none.
 
-        Newer ones that can't be read are named in a warning and removed.
+        Newer ones that are not are named in a warning.
 
         Args:
           template: a pytree with the structure, shapes and dtypes of the one that was saved.
 
         Raises:
-          ValueError: if there are checkpoints, but none of them can be read.
+          ValueError: if there are checkpoints, but none of them is whole and fits the template.
         """
         named = _named_leaves(template)
         abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in named.items()}
-        steps = sorted(self._manager.all_steps(), reverse=True)
-        for step in steps:
+        steps = self.steps
+        for step in reversed(steps):
+            path = self.folder / str(step)
             try:
-                restored = self._manager.restore(
-                    step, args=self._ocp.args.StandardRestore(abstract)
-                )
-            except Exception as error:  # a damaged file raises whatever its reader raises
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+                if self._digest_file(step).read_text() != _digest(path):
+                    raise ValueError("its files have changed since they were written")
+                restored = self._orbax.restore(path, args=self._args.StandardRestore(abstract))
+            except Exception as error:  # what Orbax raises on what it can't read has no one type
+                reason = (str(error).strip().splitlines() or [repr(error)])[0]
                 warnings.warn(
-                    f"Skipped the damaged checkpoint {self.folder / str(step)}: {reason[:200]}",
-                    stacklevel=2,
+                    f"Skipped the damaged checkpoint {path}: {reason[:200]}", stacklevel=2
                 )
                 continue
-            for damaged in steps[: steps.index(step)]:
-                self._manager.delete(damaged)  # its number will come again
             leaves = [restored[name] for name in named]
             return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
         if steps:
@@ -85,20 +99,18 @@ class Checkpoints:
             )
         return None
 
-    def close(self) -> None:
-        """Wait for what is being written, and let go of the folder."""
-        self._manager.close()
+    def _digest_file(self, step: int) -> Path:
+        return self.folder / f"{step}.sha256"
 
-    def __enter__(self) -> "Checkpoints":
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
+def _digest(folder: Path) -> str:
+    """A hash of the names and contents of all files in a folder."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file():
+            content = file.read_bytes()
+            digest.update(f"{file.relative_to(folder)} {len(content)} ".encode() + content)
+    return digest.hexdigest()
 
 
 def _named_leaves(tree: object) -> dict[str, jax.Array]:

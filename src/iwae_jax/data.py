@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iwae_jax import data_files
-from iwae_jax.typing import Array, ArrayLike, Float, Key
+from iwae_jax.typing import Array, ArrayLike, Float, Key, check_key
 
 Name = Literal["mnist", "omniglot", "binarized_mnist", "digits"]
 Source = Literal["auto", "files", "tfds", "embedded"]
@@ -204,7 +204,7 @@ def _hold_out(images: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def binarize(
-    images: ArrayLike, key: Key[Array, ""], maximum: float = 255
+    images: ArrayLike, key: Key[Array, ""], maximum: float | None = None
 ) -> Float[Array, "n *data"]:
     """Draw each pixel as one with probability image / maximum.
 
@@ -213,7 +213,7 @@ def binarize(
     Args:
       images: intensities in [0, maximum].
       key: a typed JAX key.
-      maximum: the intensity that means a probability of one.
+      maximum: the intensity that means a probability of one; by default 255 for uint8, else 1.
 
     Returns:
       Zeros and ones, float.
@@ -224,8 +224,13 @@ def binarize(
       >>> print(data.binarize(jnp.array([[0, 255]], jnp.uint8), jax.random.key(0)))
       [[0. 1.]]
     """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(len(images)))
-    return draw_pixels(images, keys, maximum)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(check_key(key), jnp.arange(len(images)))
+    return draw_pixels(images, keys, default_maximum(images) if maximum is None else maximum)
+
+
+def default_maximum(images: ArrayLike) -> float:
+    """The intensity that means one, where nothing else is said: 255 for uint8, else 1."""
+    return 255.0 if images.dtype == np.uint8 else 1.0
 
 
 def draw_pixels(

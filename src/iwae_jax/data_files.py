@@ -97,21 +97,20 @@ def read_idx(file: Path) -> np.ndarray:
 
 def read_amat(file: Path) -> np.ndarray:
     """Images of a text file with one image of 784 zeros and ones a line: uint8 [n, 784]."""
-    text = _read_bytes(file)
+    pixels = SIDE * SIDE
+    rows = [line.split() for line in _read_bytes(file).splitlines() if line.strip()]
+    counts = sorted({len(row) for row in rows})
+    if counts != [pixels]:
+        raise ValueError(
+            f"Expected {file} to hold {pixels} numbers a line, got {counts or 'none'}."
+        )
     try:
-        values = np.array(text.split(), dtype=np.float64)
+        values = np.array(rows, dtype=np.float64)
     except ValueError:
         raise ValueError(f"Expected {file} to hold numbers only, got other text.") from None
-    pixels = SIDE * SIDE
-    lines = len(text.splitlines())
-    if not values.size or values.size != lines * pixels:
-        raise ValueError(
-            f"Expected {file} to hold {pixels} numbers a line, got {values.size} numbers on "
-            f"{lines} lines."
-        )
     if not np.isin(values, (0.0, 1.0)).all():
         raise ValueError(f"Expected {file} to hold only 0 and 1, got other numbers or NaN.")
-    return values.astype(np.uint8).reshape(-1, pixels)
+    return values.astype(np.uint8)
 
 
 def read_chardata(file: Path) -> dict[str, np.ndarray]:

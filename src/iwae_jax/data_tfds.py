@@ -8,11 +8,12 @@ import gzip
 import io
 import logging
 import os
-import socket
 import threading
+import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,20 +36,23 @@ def read(name: str, data_dir: str | Path | None = None) -> dict[str, np.ndarray]
 
     Args:
       name: ``"mnist"``, ``"binarized_mnist"`` or ``"omniglot"``.
-      data_dir: TFDS's folder; by default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+      data_dir: TFDS's folder; by default $TFDS_DATA_DIR or ~/tensorflow_datasets. What is prepared
+        here goes into its subfolder iwae_jax, since data that TensorFlow prepared there are in a
+        format that only TensorFlow reads.
 
     Raises:
       UnavailableError: if it is not on this machine and its server can't be reached.
+      ValueError: if what is on this machine, or what was downloaded, is damaged.
     """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    root = root.expanduser()
+    root = root.expanduser() / "iwae_jax"
     cached = sorted(root.glob(f"{name}/*/{_CACHE_NAME}"))
-    if cached:
+    if cached:  # without the import, which takes a second
         return _load_cache(cached[-1])
-    if not list(root.glob(f"{name}/*/dataset_info.json")):
-        # Before the import, which takes seconds, and TFDS's retries, which take minutes.
-        check_network(_SERVERS[name])
-    return read_builder(builders()[name](data_dir=root, file_format="array_record"))
+    builder = builders()[name](data_dir=root, file_format="array_record")
+    if not (Path(builder.data_dir) / "dataset_info.json").is_file():
+        check_network(_SERVERS[name])  # TFDS would try again for minutes
+    return read_builder(builder)
 
 
 _SERVERS = {
@@ -59,29 +63,28 @@ _SERVERS = {
 
 
 def check_network(url: str) -> None:
-    """Raise `UnavailableError` within a few seconds if the url's server can't be reached."""
-    parts = urllib.parse.urlsplit(url)
-    proxy = urllib.request.getproxies().get(parts.scheme)
-    if proxy and not urllib.request.proxy_bypass(parts.hostname or ""):
-        parts = urllib.parse.urlsplit(proxy if "://" in proxy else f"//{proxy}")
-    address = (parts.hostname or "", parts.port or {"https": 443}.get(parts.scheme, 80))
+    """Raise `UnavailableError` within a few seconds if the url's server does not answer."""
     problem: list[str] = ["no answer"]
 
-    def connect():
+    def ask():
+        request = urllib.request.Request(url, method="HEAD")
         try:
-            socket.create_connection(address, CONNECT_SECONDS).close()
+            urllib.request.urlopen(request, timeout=CONNECT_SECONDS).close()
+            problem.clear()
+        except urllib.error.HTTPError as answer:  # an answer, whatever it says of this address
+            answer.close()
             problem.clear()
         except OSError as error:
-            problem[:] = [str(error)]
+            problem[:] = [str(getattr(error, "reason", error))]
 
     # In a thread, since looking a name up has a time-out of its own, which may be long.
-    attempt = threading.Thread(target=connect, daemon=True)
+    attempt = threading.Thread(target=ask, daemon=True)
     attempt.start()
     attempt.join(2 * CONNECT_SECONDS)
     if problem:
         raise UnavailableError(
-            f"tensorflow-datasets can't download it: no connection to {address[0]}:{address[1]} "
-            f"({problem[0]}). Give a folder of files with data_dir instead."
+            f"tensorflow-datasets can't download it: no connection to {url} ({problem[0]}). Give a "
+            "folder of files with data_dir instead."
         )
 
 
@@ -136,8 +139,19 @@ def _decode(png: bytes, name: str) -> np.ndarray:
 
 
 def _load_cache(file: Path) -> dict[str, np.ndarray]:
-    with np.load(file, allow_pickle=False) as content:
-        return {name: content[name] for name in content.files}
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
+            splits = {name: content[name] for name in content.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"Expected {file} to be whole; remove it: {error}.") from error
+    pixels = data_files.SIDE**2
+    for name, images in splits.items():
+        if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != pixels:
+            raise ValueError(
+                f"Expected {file} to hold uint8 images [n, {pixels}]; remove it: {name} is "
+                f"{images.dtype} of shape {images.shape}."
+            )
+    return splits
 
 
 def builders() -> dict[str, Any]:

@@ -148,7 +148,7 @@ class ActiveUnits(NamedTuple):
     """Activity of each layer's units, from the layer next to x upwards.
 
     Attributes:
-      counts: for each layer, the number of active units.
+      counts: for each layer, the number of active units; -1 where a variance is not finite.
       variances: for each layer, the variance over the data of each unit's posterior mean.
     """
 
@@ -208,5 +208,8 @@ def active_units(
         between = jnp.var(jnp.mean(draws, axis=0), axis=0, ddof=1)
         within = jnp.mean(jnp.var(draws, axis=0, ddof=1), axis=0)
         variances.append(between - within / samples)
-    counts = tuple(jnp.sum(variance > threshold) for variance in variances)
+    counts = tuple(
+        jnp.where(jnp.isfinite(variance).all(), jnp.sum(variance > threshold), -1)
+        for variance in variances
+    )
     return ActiveUnits(counts, tuple(variances))

@@ -51,6 +51,10 @@ def bound(
       Burda et al., Importance Weighted Autoencoders (2016), eq. 8 and 14.
     """
     k = check_positive_int("k", k)
+    if not callable(objective) or isinstance(objective, type):
+        raise ValueError(
+            f"Expected objective to be a function of log_w, such as IWAE(), got {objective!r}."
+        )
     data, keys, batch_shape = flatten_batch(params, x, key)
     return _bound(params, data, keys, k, objective).reshape(batch_shape)
 

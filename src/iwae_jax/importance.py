@@ -73,6 +73,12 @@ def datum_log_weights(
 
     def one(sample):
         z, log_q = model.sample_posterior(params.recognition, x, jax.random.fold_in(key, sample))
-        return model.log_joint(params.generative, x, z) - log_q
+        log_p = model.log_joint(params.generative, x, z)
+        if jnp.shape(log_p) != () or jnp.shape(log_q) != ():
+            raise ValueError(
+                "Expected log_joint and sample_posterior to give scalar log-probabilities of one "
+                f"datum and one sample, got shapes {jnp.shape(log_p)} and {jnp.shape(log_q)}."
+            )
+        return log_p - log_q
 
     return jax.vmap(one)(samples)

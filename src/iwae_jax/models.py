@@ -70,24 +70,29 @@ class ModelConfig:
         set_field = partial(object.__setattr__, self)
         set_field("data_shape", _sizes("data_shape", self.data_shape))
         set_field("latent_sizes", _sizes("latent_sizes", self.latent_sizes))
-        set_field(
-            "hidden_sizes", tuple(_sizes("hidden_sizes", block) for block in self.hidden_sizes)
-        )
+        try:
+            blocks = tuple(self.hidden_sizes)
+        except TypeError:
+            blocks = (self.hidden_sizes,)
+        set_field("hidden_sizes", tuple(_sizes("hidden_sizes", block) for block in blocks))
         if not self.latent_sizes or len(self.latent_sizes) != len(self.hidden_sizes):
             raise ValueError(
                 "Expected latent_sizes and hidden_sizes to have one entry for each stochastic "
                 f"layer, at least one, got {self.latent_sizes} and {self.hidden_sizes}."
             )
-        if self.activation not in ACTIVATIONS:
+        if self.activation not in list(ACTIVATIONS):
             raise ValueError(
                 f"Expected activation to be one of {sorted(ACTIVATIONS)}, got {self.activation!r}."
             )
-        if self.likelihood not in {"bernoulli", "normal"}:
+        if self.likelihood not in ("bernoulli", "normal"):
             raise ValueError(
                 f"Expected likelihood to be 'bernoulli' or 'normal', got {self.likelihood!r}."
             )
-        if self.likelihood_scale is not None and not (
-            self.likelihood == "normal" and 0 < self.likelihood_scale < float("inf")
+        scale = self.likelihood_scale
+        if scale is not None and not (
+            self.likelihood == "normal"
+            and isinstance(scale, (int, float))
+            and 0 < scale < float("inf")
         ):
             raise ValueError(
                 "Expected likelihood_scale to be None or, for a normal likelihood, a positive "

@@ -3,7 +3,9 @@
 A model is written for ONE datum and ONE sample; `jax.vmap` puts the other axes on.
 """
 
+import inspect
 import math
+import operator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -119,6 +121,8 @@ def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = No
       Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
     """
     check_key(key)
+    if isinstance(config, type):
+        raise ValueError(f"Expected config to be a model, got the class {config.__name__}.")
     missing = [name for name in _MEMBERS if not hasattr(config, name)]
     if missing:
         raise ValueError(
@@ -127,12 +131,22 @@ def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = No
         )
     if data_mean is None:
         return Params(*config.init(key), config)
+    if "data_mean" not in inspect.signature(config.init).parameters:
+        raise ValueError(
+            f"Expected no data_mean for {type(config).__name__}, whose init does not take it."
+        )
     return Params(*config.init(key, data_mean=data_mean), config)  # type: ignore[call-arg]
 
 
-@partial(jax.jit, static_argnames="count")
 def datum_keys(key: Key[Array, ""], count: int) -> Key[Array, " count"]:
     """The keys that the library gives to data 0 .. count-1: ``fold_in(key, n)``."""
+    if operator.index(count) < 0:
+        raise ValueError(f"Expected count to be at least 0, got {count}.")
+    return _datum_keys(check_key(key), count)
+
+
+@partial(jax.jit, static_argnames="count")
+def _datum_keys(key, count):
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
 
 
@@ -145,7 +159,7 @@ def flatten_batch(
             f"Expected params to be iwae_jax.Params, from iwae_jax.init, got "
             f"{type(params).__name__}."
         )
-    data_shape = params.model.data_shape
+    data_shape = tuple(params.model.data_shape)
     x = check_observation(x, data_shape, params.model.data_range)
     batch_shape = x.shape[: x.ndim - len(data_shape)]
     key = check_key(key, batch_shape)

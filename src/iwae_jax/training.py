@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from iwae_jax.data import draw_pixels
+from iwae_jax.data import default_maximum, draw_pixels
 from iwae_jax.gradients import bound
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.protocol import Params, datum_keys
@@ -60,7 +60,7 @@ def stage_rates(
 ) -> tuple[float, ...]:
     """The learning rates of the first ``count`` of ``total`` stages.
 
-    Geometric from ``first`` to ``last``, rounded to five decimals as in the authors' code.
+    Geometric from ``first`` to ``last``, rounded to two digits as in the authors' code.
 
     Example:
       >>> from iwae_jax import training
@@ -74,7 +74,8 @@ def stage_rates(
         raise ValueError(f"Expected 1 to {total} stages, got {count}.")
     ratio = last / first
     return tuple(
-        round(first * ratio ** (i / (total - 1)), 5) if total > 1 else first for i in range(count)
+        float(f"{first * ratio ** (i / (total - 1)):.1e}") if total > 1 else first
+        for i in range(count)
     )
 
 
@@ -186,7 +187,7 @@ def train_epoch(
     *,
     batch_size: int = 20,
     binarization: str = "dynamic",
-    maximum: float = 255,
+    maximum: float | None = None,
     objective: Objective = IWAE(),
 ) -> tuple[TrainState, Float[Array, " steps"]]:
     """Take one whole pass over the data, shuffled, as one `jax.lax.scan` on the device.
@@ -205,7 +206,7 @@ def train_epoch(
         image / maximum (the paper's way); ``"fixed"`` gives each datum one draw for the whole run,
         the one of ``data.binarize(images, training.pixel_key(key), maximum)``; ``"none"`` uses
         image / maximum itself.
-      maximum: the intensity that means one.
+      maximum: the intensity that means one; by default 255 for uint8, else 1.
       objective: the objective to be maximised.
 
     Returns:
@@ -230,7 +231,18 @@ def train_epoch(
         raise ValueError(
             f"Expected binarization to be one of {BINARIZATIONS}, got {binarization!r}."
         )
-    shape = state.params.model.data_shape
+    if not isinstance(state, TrainState):
+        raise ValueError(f"Expected state to be a TrainState, got {type(state).__name__}.")
+    model = state.params.model
+    if binarization != "none" and tuple(model.data_range) != (0, 1):
+        raise ValueError(
+            f"Expected binarization 'none' for a model of data in {model.data_range}, got "
+            f"{binarization!r}."
+        )
+    shape = tuple(model.data_shape)
+    images = jnp.asarray(images)
+    if maximum is None:
+        maximum = default_maximum(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
         letters = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"Expected images of shape [{letters}] with n > 0, got {images.shape}.")

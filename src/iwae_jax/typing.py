@@ -49,6 +49,8 @@ def check_positive_int(name: str, value: Any) -> int:
         number = 0
     if isinstance(value, (bool, np.bool_)) or number < 1:
         raise ValueError(f"Expected {name} to be a positive int, got {_describe(value)}.")
+    if number >= 2**31:  # samples and steps are counted in int32
+        raise ValueError(f"Expected {name} to be a positive int under 2**31, got {number}.")
     return number
 
 
