@@ -356,7 +356,7 @@ def test_evaluating_again(run, folder, monkeypatch, capsys):
     shutil.rmtree(folder / "checkpoints")
     status, printed = again()
     assert status == 2
-    assert "Expected a checkpoint" in printed
+    assert "Expected the checkpoint of pass 2" in printed
     (folder / "summary.json").unlink()
     assert again()[0] == 2
 
