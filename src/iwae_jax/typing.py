@@ -72,9 +72,9 @@ def check_observation(
     """Return ``x`` in the default float type, if it has the model's shape and range.
 
     Values that are known when the function is called are checked, and one outside
-    ``data_range`` (or not finite) raises. Values inside ``jit`` are not known then; there, a
-    value outside the range becomes NaN, so that it can never yield a plausible number. Inside
-    ``jit``, uint8 (raw intensities, as a rule) is refused where the range is [0, 1].
+    ``data_range`` (or not finite) raises. Values inside ``jit``, or on other machines, are not
+    known then; there, a value outside the range becomes NaN, so that it can never yield a
+    plausible number, and uint8 (raw intensities, as a rule) is refused where the range is [0, 1].
     """
     if not isinstance(x, jax.Array):
         x = np.asarray(x)
@@ -88,23 +88,23 @@ def check_observation(
         raise ValueError(f"Expected x to be bool, integer or float, got {dtype}.")
     low, high = data_range
     hint = "; binarize raw intensities first, or divide them by 255" if data_range == (0, 1) else ""
-    if isinstance(x, jax.core.Tracer):
+    with np.errstate(over="ignore"):  # what overflows is refused below
+        values = jnp.asarray(x, jnp.result_type(float))
+    if isinstance(values, jax.core.Tracer) or not values.is_fully_addressable:
         if dtype == jnp.uint8 and high < 255:
             raise ValueError(
                 f"Expected x in [{low}, {high}] as bool, float or a wider integer, got uint8, "
                 f"whose values can't be checked inside jit{hint}."
             )
-        values = x.astype(jnp.result_type(float))
         return jnp.where((values >= low) & (values <= high) & jnp.isfinite(values), values, jnp.nan)
-    concrete = np.asarray(x)
-    if concrete.size:
-        smallest, largest = concrete.min(), concrete.max()  # NaN if there is one
-        if not (low <= smallest and largest <= high and np.isfinite([smallest, largest]).all()):
+    if values.size:
+        smallest, largest = float(jnp.min(values)), float(jnp.max(values))  # NaN if there is one
+        if not (low <= smallest <= largest <= high and np.isfinite([smallest, largest]).all()):
             raise ValueError(
                 f"Expected x in [{low}, {high}] and finite, got {dtype} values from {smallest} "
                 f"to {largest}{hint}."
             )
-    return jnp.asarray(x, jnp.result_type(float))
+    return values
 
 
 def check_data_mean(data_mean: Any, data_shape: tuple[int, ...]) -> np.ndarray:
