@@ -61,6 +61,15 @@ def test_raw_intensities_are_refused(dtype):
             iwae_jax.bound(PARAMS, convert(x), KEY, 2)
 
 
+def test_a_constant_inside_jit_is_checked():
+    x = np.zeros((3, 784), np.uint8)
+    for constant in (x, jnp.asarray(x)):
+        got = jax.jit(lambda p, constant=constant: iwae_jax.bound(p, constant, KEY, 2))(PARAMS)
+        np.testing.assert_allclose(got, iwae_jax.bound(PARAMS, constant, KEY, 2), rtol=1e-5)
+        with pytest.raises(ValueError, match="binarize"):
+            jax.jit(lambda p, constant=constant: iwae_jax.bound(p, constant + 2, KEY, 2))(PARAMS)
+
+
 def test_uint8_inside_jit_is_refused():
     with pytest.raises(ValueError, match="uint8.*binarize"):
         both_ways(jnp.zeros((3, 784), jnp.uint8))[1]()

@@ -88,23 +88,27 @@ def check_observation(
         raise ValueError(f"Expected x to be bool, integer or float, got {dtype}.")
     low, high = data_range
     hint = "; binarize raw intensities first, or divide them by 255" if data_range == (0, 1) else ""
-    with np.errstate(over="ignore"):  # what overflows is refused below
-        values = jnp.asarray(x, jnp.result_type(float))
-    if isinstance(values, jax.core.Tracer) or not values.is_fully_addressable:
+    if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
         if dtype == jnp.uint8 and high < 255:
             raise ValueError(
                 f"Expected x in [{low}, {high}] as bool, float or a wider integer, got uint8, "
                 f"whose values can't be checked inside jit{hint}."
             )
+        values = jnp.asarray(x, jnp.result_type(float))
         return jnp.where((values >= low) & (values <= high) & jnp.isfinite(values), values, jnp.nan)
+    # With NumPy, since inside jit even constants can't be looked at with JAX.
+    with np.errstate(over="ignore"):  # what overflows is refused
+        values = np.asarray(x).astype(jnp.result_type(float))
     if values.size:
-        smallest, largest = float(jnp.min(values)), float(jnp.max(values))  # NaN if there is one
+        smallest, largest = values.min(), values.max()  # NaN if there is one
         if not (low <= smallest <= largest <= high and np.isfinite([smallest, largest]).all()):
             raise ValueError(
                 f"Expected x in [{low}, {high}] and finite, got {dtype} values from {smallest} "
                 f"to {largest}{hint}."
             )
-    return values
+    return (
+        jnp.asarray(x, jnp.result_type(float)) if isinstance(x, jax.Array) else jnp.asarray(values)
+    )
 
 
 def check_data_mean(data_mean: Any, data_shape: tuple[int, ...]) -> np.ndarray:
