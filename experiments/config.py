@@ -49,6 +49,8 @@ class Config:
     """Stochastic layers: the paper's network with one or with two (sweep)."""
     objective: tuple[Literal["iwae", "vae"], ...] = ("iwae",)
     """iwae: log of the mean of k weights; vae: mean of k ELBO terms (sweep)."""
+    gradient: Literal["reparam", "stl", "dreg"] = "reparam"
+    """How the bound is differentiated: reparam is the paper's eq. 14; dreg has less variance."""
     seed: tuple[int, ...] = (0,)
     """Seed of all randomness (sweep)."""
 

@@ -198,6 +198,7 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
         "adam_beta2",
         "adam_eps",
         "precision",
+        "gradient",
     ):
         if getattr(config, name) != getattr(paper, name):
             lines.append(f"{name}: {getattr(config, name)}, not {getattr(paper, name)}")

@@ -144,6 +144,7 @@ def train(
                 binarization=config.binarization,
                 maximum=data.maximum,
                 objective=config.objective_function,
+                gradient=config.gradient,
             )
             seconds.setdefault("to_first_step", time.time() - started)
             display.wait((state, bounds))

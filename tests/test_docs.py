@@ -16,11 +16,12 @@ def blocks(name):
 
 
 def test_a_model_of_your_own():
-    (code,) = blocks("docs/design.md")
+    code = "".join(blocks("docs/design.md"))
     names: dict = {"__name__": "page"}
     exec(compile(code, "docs/design.md", "exec"), names)
     import iwae_jax
 
+    assert np.isfinite(names["value"])
     params, x = names["params"], np.asarray(names["x"])
     heads = x.sum()
 

@@ -458,14 +458,14 @@ def test_another_eval_k_points_to_the_evaluation(run, folder):
 
 
 def test_what_differs_from_the_paper_is_said(run):
-    _, printed = run("--precision", "tensorfloat32", "--stage-base", 2, "--adam-beta1", 0.5)
+    _, printed = run("--precision", "tensorfloat32", "--stage-base", 2, "--gradient", "dreg")
     jax.config.update("jax_default_matmul_precision", None)
     for line in (
         "passes: 2, not 3,280",
         "NLL: L_6, not L_5000",
         "test: the first 30 images, not all",
         "batch_size: 100, not 20",
-        "adam_beta1: 0.5, not 0.9",
+        "gradient: dreg, not reparam",
         "stage_base: 2, not 3",
         "precision: tensorfloat32, not float32",
         "loss: the mean over a batch",

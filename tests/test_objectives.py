@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from iwae_jax.objectives import ELBO, IWAE
+from iwae_jax.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, Renyi
 
 OBJECTIVES = [ELBO(), IWAE()]
 
@@ -83,3 +83,89 @@ def test_objectives_are_hashable_and_equal_by_value(objective):
 def test_iwae_is_at_least_the_elbo():
     values = log_w(k=9, batch=(100,))
     assert (IWAE()(values) >= ELBO()(values)).all()
+
+
+@pytest.mark.parametrize("alpha", [-3.0, -1.0, 0.25, 0.5, 2.0])
+def test_renyi_against_scipy(alpha):
+    values = log_w(scale=5.0)
+    order = 1 - alpha
+    reference = order * np.asarray(values, np.float64)
+    expected = (logsumexp(reference, axis=0) - np.log(7)) / order
+    np.testing.assert_allclose(Renyi(alpha)(values), expected, rtol=1e-5)
+
+
+def test_renyi_joins_its_special_cases():
+    values = log_w(scale=5.0)
+    np.testing.assert_array_equal(Renyi(1)(values), ELBO()(values))
+    np.testing.assert_allclose(Renyi(0)(values), IWAE()(values), rtol=1e-6)
+    np.testing.assert_array_equal(Renyi(-np.inf)(values), values.max(axis=0))
+    np.testing.assert_array_equal(Renyi(np.inf)(values), values.min(axis=0))
+    np.testing.assert_allclose(CUBO(3.0)(values), Renyi(-2.0)(values))
+
+
+@pytest.mark.parametrize("distance", [1e-1, 1e-2, 1e-3, 1e-5, 1e-7])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_renyi_is_accurate_near_the_elbo(distance, side):
+    values = log_w(scale=1.0) - 90.0
+    order = -side * distance
+    reference = np.asarray(values, np.float64)
+    mean = reference.mean(axis=0)
+    expected = mean + np.log1p(np.expm1(order * (reference - mean)).mean(axis=0)) / order
+    np.testing.assert_allclose(Renyi(1 - order)(values), expected, atol=2e-5)
+    gradient = jax.grad(lambda l: Renyi(1 - order)(l).sum())(values)  # noqa: E741
+    np.testing.assert_allclose(gradient, softmax(order * reference, axis=0), atol=1e-5)
+
+
+def test_renyi_falls_as_alpha_rises():
+    values = log_w(k=9, batch=(50,), scale=3.0)
+    alphas = [-np.inf, -5, -1, 0, 0.3, 0.999, 1, 1.001, 2, 10, np.inf]
+    bounds = np.stack([Renyi(alpha)(values) for alpha in alphas])
+    assert (np.diff(bounds, axis=0) <= 2e-5).all()
+
+
+def test_miwae_is_a_mean_of_groups_and_not_the_other_way_round():
+    # m = 2 groups of 3, not 3 groups of 2: with m = k/m the two can't be told apart.
+    values = log_w(k=6, batch=(4,))
+    expected = (IWAE()(values[:3]) + IWAE()(values[3:])) / 2
+    np.testing.assert_allclose(MIWAE(2)(values), expected, rtol=1e-6)
+    np.testing.assert_allclose(MIWAE(1)(values), IWAE()(values), rtol=1e-6)
+    np.testing.assert_allclose(MIWAE(6)(values), ELBO()(values), rtol=1e-6)
+    assert not np.allclose(MIWAE(2)(values), MIWAE(3)(values))
+
+
+def test_ciwae_is_a_mixture():
+    values = log_w()
+    for beta in (0.0, 0.25, 1.0):
+        expected = beta * ELBO()(values) + (1 - beta) * IWAE()(values)
+        np.testing.assert_allclose(CIWAE(beta)(values), expected, rtol=1e-5)
+    empty = jnp.array([-jnp.inf, 0.0])
+    np.testing.assert_allclose(CIWAE(0.0)(empty), -np.log(2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "objective", [Renyi(0.5), Renyi(-1.0), Renyi(2.0), CUBO(2.0), MIWAE(2), CIWAE(0.5)], ids=repr
+)
+def test_extremes_of_the_family(objective):
+    for shift in (-1e4, 1e4):
+        values = jnp.full((4,), shift)
+        np.testing.assert_allclose(objective(values), shift, rtol=1e-6)
+        gradient = jax.grad(objective)(values)
+        np.testing.assert_allclose(gradient, 0.25, rtol=1e-3)
+    one_zero = jnp.array([-jnp.inf, -1.0, -1.0, -1.0])
+    assert not np.isnan(objective(one_zero))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Renyi(float("nan")), "Expected alpha to be a number in"),
+        (lambda: Renyi("a"), "Expected alpha to be a number in"),  # type: ignore[arg-type]
+        (lambda: CUBO(1.0), r"Expected n to be a number in \(1.0, inf\], got 1.0"),
+        (lambda: CIWAE(1.5), r"Expected beta to be a number in \[0.0, 1.0\], got 1.5"),
+        (lambda: MIWAE(0), "Expected m to be a positive int"),
+        (lambda: MIWAE(3)(log_w(k=7)), "Expected m to divide k, got m = 3 and k = 7"),
+    ],
+)
+def test_objectives_that_are_none(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()

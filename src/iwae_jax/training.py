@@ -124,6 +124,7 @@ def train_step(
     k: int,
     *,
     objective: Objective = IWAE(),
+    gradient: str = "reparam",
 ) -> tuple[TrainState, Float[Array, " batch"]]:
     """Take one step up the gradient of the mean bound of a batch.
 
@@ -135,6 +136,7 @@ def train_step(
       key: a typed JAX key, or one for each datum.
       k: the number of importance samples.
       objective: the objective to be maximised.
+      gradient: how it is differentiated; see `iwae_jax.bound`.
 
     Returns:
       The new state, and the bound of each datum before the step, nats.
@@ -150,12 +152,12 @@ def train_step(
       >>> int(state.step), bounds.shape
       (1, (20,))
     """
-    return _train_step(state, x, key, check_positive_int("k", k), objective)
+    return _train_step(state, x, key, check_positive_int("k", k), objective, gradient)
 
 
-@partial(jax.jit, static_argnames=("k", "objective"), donate_argnames="state")
-def _train_step(state, x, key, k, objective):
-    return _step(state, x, key, k, objective)
+@partial(jax.jit, static_argnames=("k", "objective", "gradient"), donate_argnames="state")
+def _train_step(state, x, key, k, objective, gradient):
+    return _step(state, x, key, k, objective, gradient)
 
 
 def _step(
@@ -164,10 +166,11 @@ def _step(
     key: Key[Array, ""],
     k: int,
     objective: Objective,
+    gradient: str,
     real: Bool[Array, " batch"] | None = None,
 ) -> tuple[TrainState, Array]:
     def loss(params):
-        values = bound(params, x, key, k, objective=objective)
+        values = bound(params, x, key, k, objective=objective, gradient=gradient)
         return -jnp.mean(values, where=real), values
 
     grads, values = jax.grad(loss, has_aux=True)(state.params)
@@ -189,6 +192,7 @@ def train_epoch(
     binarization: str = "dynamic",
     maximum: float | None = None,
     objective: Objective = IWAE(),
+    gradient: str = "reparam",
 ) -> tuple[TrainState, Float[Array, " steps"]]:
     """Take one whole pass over the data, shuffled, as one `jax.lax.scan` on the device.
 
@@ -208,6 +212,7 @@ def train_epoch(
         image / maximum itself.
       maximum: the intensity that means one; by default 255 for uint8, else 1.
       objective: the objective to be maximised.
+      gradient: how it is differentiated; see `iwae_jax.bound`.
 
     Returns:
       The new state, and the mean bound of each step's batch (before the step), nats.
@@ -248,16 +253,16 @@ def train_epoch(
         raise ValueError(f"Expected images of shape [{letters}] with n > 0, got {images.shape}.")
     k, batch_size = check_positive_int("k", k), check_positive_int("batch_size", batch_size)
     return _train_epoch(
-        state, images, check_key(key), k, batch_size, binarization, maximum, objective
+        state, images, check_key(key), k, batch_size, binarization, maximum, objective, gradient
     )
 
 
 @partial(
     jax.jit,
-    static_argnames=("k", "batch_size", "binarization", "maximum", "objective"),
+    static_argnames=("k", "batch_size", "binarization", "maximum", "objective", "gradient"),
     donate_argnames="state",
 )
-def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objective):
+def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objective, gradient):
     shuffle_key, noise_key, _ = jax.random.split(key, 3)
     count = len(images)
     steps = -(-count // batch_size)
@@ -279,7 +284,7 @@ def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objec
         else:
             x = draw_pixels(chosen, keys, maximum)
         real = None if count % batch_size == 0 else real
-        state, values = _step(state, x, step_key, k, objective, real)
+        state, values = _step(state, x, step_key, k, objective, gradient, real)
         return state, jnp.mean(values, where=real)
 
     return jax.lax.scan(body, state, (order, real))
