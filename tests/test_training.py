@@ -187,6 +187,25 @@ def test_bad_input(change, message):
         iwae_jax.train_epoch(**({"state": tally_state()} | arguments))
 
 
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.full((3, 11), 200, np.uint8), r"Expected x in \[0\.0, 1\.0\].*binarize"),
+        (np.full((3, 11), np.nan, np.float32), r"Expected x in \[0\.0, 1\.0\]"),
+        (np.zeros((3, 12)), r"Expected x of shape \[\.\.\., 11\]"),
+    ],
+)
+def test_bad_data_do_not_reach_the_parameters(x, message):
+    state = TrainState.create(small(1), optax.adam(1e-3))
+    with pytest.raises(ValueError, match=message):
+        iwae_jax.train_step(state, x, KEY, 3)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+    with pytest.raises(ValueError, match="Expected state to be a TrainState"):
+        iwae_jax.train_step(small(1), binary(2), KEY, 3)  # type: ignore[arg-type]
+    zeros_and_ones = np.asarray(binary(3), np.uint8)
+    assert np.isfinite(iwae_jax.train_step(state, zeros_and_ones, KEY, 3)[1]).all()
+
+
 def test_intensities_above_the_maximum_give_nan_not_a_number():
     images = np.full((4, 4), 200, np.uint8)
     _, bounds = iwae_jax.train_epoch(tally_state(), images, KEY, 1, maximum=100)

@@ -20,6 +20,7 @@ from iwae_jax.typing import (
     Observations,
     PyTree,
     check_key,
+    check_observation,
     check_positive_int,
 )
 
@@ -152,6 +153,9 @@ def train_step(
       >>> int(state.step), bounds.shape
       (1, (20,))
     """
+    model = _checked(state).params.model
+    # Here, where values are known: a bad one must not reach the parameters.
+    x = check_observation(x, tuple(model.data_shape), model.data_range)
     return _train_step(state, x, key, check_positive_int("k", k), objective, gradient)
 
 
@@ -236,9 +240,7 @@ def train_epoch(
         raise ValueError(
             f"Expected binarization to be one of {BINARIZATIONS}, got {binarization!r}."
         )
-    if not isinstance(state, TrainState):
-        raise ValueError(f"Expected state to be a TrainState, got {type(state).__name__}.")
-    model = state.params.model
+    model = _checked(state).params.model
     if binarization != "none" and tuple(model.data_range) != (0, 1):
         raise ValueError(
             f"Expected binarization 'none' for a model of data in {model.data_range}, got "
@@ -288,6 +290,12 @@ def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objec
         return state, jnp.mean(values, where=real)
 
     return jax.lax.scan(body, state, (order, real))
+
+
+def _checked(state: TrainState) -> TrainState:
+    if not isinstance(state, TrainState):
+        raise ValueError(f"Expected state to be a TrainState, got {type(state).__name__}.")
+    return state
 
 
 def pixel_key(key: Key[Array, ""]) -> Key[Array, ""]:
