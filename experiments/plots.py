@@ -1,6 +1,7 @@
 """The pictures of a run. Every one names its data, split, k and binarization."""
 
 import itertools
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ def _figure(width: float, height: float) -> Any:
 
 
 def _save(figure: Any, file: Path, caption: str) -> None:
-    figure.supxlabel(caption, fontsize=7, color="0.35")
+    figure.supxlabel(textwrap.fill(caption, 120), fontsize=7, color="0.35")
     figure.savefig(file, dpi=150)
 
 
@@ -31,7 +32,8 @@ def learning_curves(file: Path, metrics: list[dict[str, Any]], title: str, capti
     for label, values in curves.items():
         if None not in values:
             axes.plot(passes, values, ".-", label=label)
-            seen += values[1:] or values  # the first pass starts from noise: off the scale
+            # The first pass starts from noise: of more than a few, it is off the scale.
+            seen += values[1:] if len(values) > 3 else values
     margin = 0.05 * (max(seen) - min(seen)) + 0.5
     axes.set_ylim(min(seen) - margin, max(seen) + margin)
     for before, after in itertools.pairwise(metrics):

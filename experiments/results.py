@@ -121,7 +121,8 @@ def pictures(
     """Draw learning curves, samples, reconstructions and unit activity into the run folder."""
     (k,), name = config.k, config.name
     binarization = binarization_name(config, data)
-    stem = f"{data.name} from {data.source}; trained with k={k}, {binarization} binarization"
+    source = data.source + (f" ({data.origin})" if data.source == "embedded" else "")
+    stem = f"{data.name} from {source}; trained with k={k}, {binarization} binarization"
     test = f"{stem}; test split, first {summary['test_images']:,} images"
     plots.learning_curves(
         folder.path / "curves.png",
