@@ -117,7 +117,14 @@ def test_dreg_of_the_iwae_is_tucker_and_others_formula():
     np.testing.assert_allclose(flat(got.recognition), expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES, ids=repr)
+class Squared(IWAE):
+    """A subclass with another value: the IWAE's closed form is not its own."""
+
+    def __call__(self, log_w):
+        return IWAE()(log_w) ** 2
+
+
+@pytest.mark.parametrize("objective", [*OBJECTIVES, Squared()], ids=repr)
 def test_the_diagonal_of_the_hessian(objective):
     log_w = 2 * jax.random.normal(KEY, (6, 3))
     got = gradients.hessian_coefficients(objective, log_w)
