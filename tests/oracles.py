@@ -1,5 +1,6 @@
 """Models whose answers are known exactly. They meet the protocol and subclass nothing."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -70,6 +71,23 @@ class LinearGaussian:
             log_p += _log_normal(below, p["weight"] * latent, jnp.exp(p["log_scale"]))
         return log_p
 
+    def prior_moments(self, generative, z):
+        below = [
+            (p["weight"] * above, jnp.exp(p["log_scale"]))
+            for p, above in zip(generative[1:], z[1:], strict=True)
+        ]
+        return (*below, (jnp.zeros(self.size), jnp.ones(self.size)))
+
+    def log_conditional(self, generative, x, z):
+        p = generative[0]
+        return _log_normal(x, p["weight"] * z[0], jnp.exp(p["log_scale"]))
+
+    def analytic_kl(self, generative, recognition, x):
+        assert self.layers == 1
+        (p,) = recognition
+        mean, log_scale = p["weight"] * x + p["bias"], p["log_scale"]
+        return 0.5 * jnp.sum(mean**2 + jnp.exp(2 * log_scale) - 1 - 2 * log_scale)
+
     def encode(self, recognition, x, key):
         moments, below = [], x
         z = None if key is None else self.sample_posterior(recognition, x, key)[0]
@@ -126,6 +144,109 @@ class LinearGaussian:
         log_second = exponent + 0.5 * precision * mean**2
         log_second += np.log(p_precision) - 0.5 * np.log(q_precision) - 0.5 * np.log(precision)
         return np.expm1(np.sum(log_second, axis=-1))
+
+
+@dataclass(frozen=True)
+class LearntPrior(LinearGaussian):
+    """One layer of `LinearGaussian`, with a prior N(mean, scale^2) that has parameters."""
+
+    def init(self, key):
+        (likelihood,), recognition = super().init(key)
+        prior = {"mean": jnp.full(self.size, 0.3), "log_scale": jnp.full(self.size, -0.1)}
+        return (likelihood, prior), recognition
+
+    def prior_moments(self, generative, z):
+        del z
+        return ((generative[1]["mean"], jnp.exp(generative[1]["log_scale"])),)
+
+    def log_joint(self, generative, x, z):
+        ((mean, scale),) = self.prior_moments(generative, z)
+        return _log_normal(z[0], mean, scale) + self.log_conditional(generative, x, z)
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """A latent with few values and binary data, small enough to be enumerated.
+
+    z is a whole number, drawn from a table; x has independent pixels given z; q(z | x) is a softmax
+    of a linear function of x.
+    """
+
+    values: int = 3
+    size: int = 2
+
+    @property
+    def data_shape(self):
+        return (self.size,)
+
+    @property
+    def data_range(self):
+        return (0.0, 1.0)
+
+    def init(self, key):
+        keys = jax.random.split(key, 4)
+        generative = {
+            "prior": 0.7 * jax.random.normal(keys[0], (self.values,)),
+            "logits": 1.5 * jax.random.normal(keys[1], (self.values, self.size)),
+        }
+        recognition = {
+            "weight": 0.7 * jax.random.normal(keys[2], (self.values, self.size)),
+            "bias": 0.3 * jax.random.normal(keys[3], (self.values,)),
+        }
+        return generative, recognition
+
+    def table(self, recognition, x):
+        """log q(z | x) of every z."""
+        return jax.nn.log_softmax(recognition["weight"] @ x + recognition["bias"])
+
+    def sample_posterior(self, recognition, x, key):
+        table = self.table(recognition, x)
+        z = jax.random.categorical(key, table)
+        return z, table[z]
+
+    def log_posterior(self, recognition, x, z):
+        return self.table(recognition, x)[z]
+
+    def log_joint(self, generative, x, z):
+        logits = generative["logits"][z]
+        pixels = x * jax.nn.log_sigmoid(logits) + (1 - x) * jax.nn.log_sigmoid(-logits)
+        return jax.nn.log_softmax(generative["prior"])[z] + jnp.sum(pixels)
+
+    def sample_prior(self, generative, key):
+        return jax.random.categorical(key, generative["prior"])
+
+    def sample_x(self, generative, z, key):
+        ones = jax.random.bernoulli(key, jax.nn.sigmoid(generative["logits"][z]))
+        return ones.astype(jnp.result_type(float))
+
+    # What is known exactly.
+
+    def all_log_w(self, params: Params, x):
+        """The log-weight and log q of every value of z."""
+        z = jnp.arange(self.values)
+        log_p = jax.vmap(self.log_joint, (None, None, 0))(params.generative, x, z)
+        log_q = self.table(params.recognition, x)
+        return log_p - log_q, log_q
+
+    def over_draws(self, params: Params, x, k, function):
+        """The mean over all draws of k samples of function(log_w, log_q), each [k]; exact."""
+        log_w, log_q = self.all_log_w(params, x)
+        draws = np.stack(np.meshgrid(*[np.arange(self.values)] * k, indexing="ij"), -1)
+        draws = draws.reshape(-1, k)
+        each = jax.vmap(function)(log_w[draws], log_q[draws])
+        return jnp.sum(jnp.exp(jnp.sum(log_q[draws], axis=1)) * each)
+
+    def log_evidence(self, params: Params, x):
+        return jax.nn.logsumexp(sum(self.all_log_w(params, x)))
+
+    def dreamt(self, params: Params):
+        """E[log q(z | x)] over all (x, z) of the model."""
+        total = jnp.zeros(())
+        for pixels in itertools.product([0.0, 1.0], repeat=self.size):
+            x = jnp.array(pixels)
+            log_w, log_q = self.all_log_w(params, x)
+            total += jnp.sum(jax.lax.stop_gradient(jnp.exp(log_w + log_q)) * log_q)
+        return total
 
 
 @dataclass(frozen=True)

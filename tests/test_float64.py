@@ -57,6 +57,41 @@ for layers in (1, 2, 3):
 print("done")
 """
 
+# Weights that take two values: the mean over all draws of k is a sum over a binomial law, exact.
+ORDERS = """
+import jax.numpy as jnp, numpy as np
+from scipy.stats import binom
+from iwae_jax.objectives import CUBO, IWAE, Jackknife
+chance, low, high = 0.4, 0.5, 1.4
+exact = np.log((1 - chance) * low + chance * high)
+def bias(objective, k):
+    count = np.arange(k + 1)
+    log_w = np.log(np.where(np.arange(k)[:, None] < count, high, low))
+    return np.sum(binom.pmf(count, k, chance) * np.asarray(objective(jnp.asarray(log_w)))) - exact
+for objective, order in [(IWAE(), 1), *((Jackknife(m), m + 1) for m in (1, 2, 3))]:
+    slope = np.log2(bias(objective, 128) / bias(objective, 64))
+    assert abs(slope + order) < 0.15, (objective, slope)
+assert bias(IWAE(), 64) < 0 < bias(CUBO(2.0), 64) < bias(CUBO(2.0), 128)
+print("done")
+"""
+
+JACKKNIFE = """
+import jax, jax.numpy as jnp, numpy as np
+from iwae_jax.objectives import Jackknife
+from tests.test_logspace import LOG_WEIGHTS, jackknife_reference
+for log_w, order in LOG_WEIGHTS:
+    got = Jackknife(order)(jnp.asarray(log_w, jnp.float64))
+    np.testing.assert_allclose(got, jackknife_reference(log_w, order), rtol=1e-9, atol=1e-10)
+    h = 1e-4
+    slopes = [
+        (jackknife_reference(log_w + h * e, order) - jackknife_reference(log_w - h * e, order)) / (2 * h)
+        for e in np.eye(len(log_w))
+    ]
+    gradient = jax.grad(Jackknife(order))(jnp.asarray(log_w, jnp.float64))
+    np.testing.assert_allclose(gradient, slopes, rtol=1e-5, atol=1e-6)
+print("done")
+"""
+
 DTYPES = """
 import jax, jax.numpy as jnp, numpy as np, optax, iwae_jax
 from tests.test_importance import KEY, SMALL, binary
@@ -71,7 +106,7 @@ print("done")
 """
 
 
-@pytest.mark.parametrize("code", [FINITE_DIFFERENCES, EXACT_POSTERIOR, DTYPES])
+@pytest.mark.parametrize("code", [FINITE_DIFFERENCES, EXACT_POSTERIOR, ORDERS, JACKKNIFE, DTYPES])
 def test_in_float64(code):
     env = os.environ | {"JAX_ENABLE_X64": "1"}
     run = subprocess.run(

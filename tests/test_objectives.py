@@ -1,10 +1,15 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from iwae_jax.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, Renyi
+import iwae_jax
+from iwae_jax import objectives
+from iwae_jax.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, PIWAE, SUMO, TVO, Jackknife, Renyi
+from tests.oracles import LinearGaussian
 
 OBJECTIVES = [ELBO(), IWAE()]
 
@@ -143,8 +148,13 @@ def test_ciwae_is_a_mixture():
 
 
 @pytest.mark.parametrize(
-    "objective", [Renyi(0.5), Renyi(-1.0), Renyi(2.0), CUBO(2.0), MIWAE(2), CIWAE(0.5)], ids=repr
-)
+    "objective",
+    [
+        Renyi(0.5), Renyi(-1.0), Renyi(2.0), CUBO(2.0), MIWAE(2), CIWAE(0.5), PIWAE(2), TVO(4),
+        TVO((0.0, 0.5, 1.0)), Jackknife(2),
+    ],
+    ids=repr,
+)  # fmt: skip
 def test_extremes_of_the_family(objective):
     for shift in (-1e4, 1e4):
         values = jnp.full((4,), shift)
@@ -153,6 +163,122 @@ def test_extremes_of_the_family(objective):
         np.testing.assert_allclose(gradient, 0.25, rtol=1e-3)
     one_zero = jnp.array([-jnp.inf, -1.0, -1.0, -1.0])
     assert not np.isnan(objective(one_zero))
+
+
+def test_tvo_against_its_definition():
+    values = log_w(scale=3.0)
+    reference = np.asarray(values, np.float64)
+    betas = (0.0, 0.2, 0.7, 1.0)
+    expected = sum(
+        (high - low) * np.sum(softmax(low * reference, axis=0) * reference, axis=0)
+        for low, high in itertools.pairwise(betas)
+    )
+    np.testing.assert_allclose(TVO(betas)(values), expected, rtol=1e-5)
+    np.testing.assert_allclose(TVO((0.0, 1.0))(values), ELBO()(values), rtol=1e-6)
+    np.testing.assert_allclose(TVO(1)(values), ELBO()(values), rtol=1e-6)
+    assert TVO(4, first=0.001).betas == pytest.approx((0.0, 0.001, 0.01, 0.1, 1.0))
+    assert TVO([0, 0.5, 1]) == TVO((0, 0.5, 1))  # type: ignore[arg-type]
+
+
+def test_tvo_rises_to_the_iwae_of_the_same_samples_and_never_passes_it():
+    values = log_w(k=9, batch=(50,), scale=3.0)
+    fine = [TVO(tuple(np.linspace(0, 1, n + 1).tolist()))(values) for n in (1, 2, 4, 8, 256)]
+    assert (np.diff(np.stack([*fine, IWAE()(values)]), axis=0) >= -1e-5).all()
+    np.testing.assert_allclose(fine[-1], IWAE()(values), atol=0.1)
+
+
+def test_piwae_is_the_iwae_with_a_miwae_for_phi():
+    values = log_w(k=6)
+    np.testing.assert_array_equal(PIWAE(3)(values), IWAE()(values))
+    assert PIWAE(3).for_phi == MIWAE(3)
+
+
+def test_jackknife_of_order_0_is_the_iwae_and_of_order_1_its_formula():
+    values = log_w(k=5, scale=2.0)
+    np.testing.assert_array_equal(Jackknife(0)(values), IWAE()(values))
+    without = [IWAE()(jnp.delete(values, i, axis=0)) for i in range(5)]
+    expected = 5 * IWAE()(values) - 4 * jnp.mean(jnp.stack(without), axis=0)
+    np.testing.assert_allclose(Jackknife(1)(values), expected, rtol=1e-4)
+
+
+def test_sumo_is_a_randomly_truncated_sum():
+    values = np.asarray(log_w(k=6, batch=(4,), scale=2.0), np.float64)
+    uniform = jnp.array([0.99, 0.4, 0.26, 0.01])
+    # T = 1, 2, 3 and, as k allows no more, 5.
+    bounds = np.stack([logsumexp(values[: j + 1], axis=0) - np.log(j + 1) for j in range(6)])
+    expected = [
+        bounds[0, n] + sum((bounds[j, n] - bounds[j - 1, n]) * j for j in range(1, t + 1))
+        for n, t in enumerate((1, 2, 3, 5))
+    ]
+    np.testing.assert_allclose(
+        SUMO()(jnp.asarray(values, jnp.float32), uniform), expected, rtol=1e-4
+    )
+    np.testing.assert_array_equal(SUMO().samples(uniform, 6), [2, 3, 4, 6])
+    np.testing.assert_array_equal(SUMO()(log_w(k=1), uniform[:3]), log_w(k=1)[0])
+    # What lies beyond is not looked at, whatever it is.
+    poisoned = jnp.asarray(values, jnp.float32).at[2:, 0].set(jnp.nan)
+    np.testing.assert_allclose(SUMO()(poisoned, uniform)[0], expected[0], rtol=1e-4)
+    gradient = jax.grad(lambda v: SUMO()(v, uniform)[0])(poisoned)
+    np.testing.assert_array_equal(gradient[2:], 0.0)
+    np.testing.assert_allclose(gradient[:, 0].sum(), 1.0, rtol=1e-5)
+
+
+def test_sumos_tail():
+    reach = SUMO(tail=3, decay=0.5).reach(7)
+    np.testing.assert_allclose(reach, [1, 1 / 2, 1 / 3, 1 / 6, 1 / 12, 1 / 24], rtol=1e-5)
+    assert (SUMO().reach(10**4) > 0).sum() == 189
+    uniform = jax.random.uniform(jax.random.key(0), (100_000,))
+    counts = np.asarray(SUMO(tail=3, decay=0.5).samples(uniform, 7))
+    for j, chance in enumerate(reach, 1):
+        error = np.sqrt(chance * (1 - chance) / len(counts)) + 1e-12
+        assert abs(np.mean(counts > j) - chance) < 4 * error
+
+
+POINT = jnp.array([0.7, -1.2, 0.4])
+
+
+def bounds_at_a_point(objective, k, count=100_000):
+    """Of one datum of a linear-Gaussian model, less its log p(x), with other keys."""
+    model = LinearGaussian()
+    params = iwae_jax.init(jax.random.key(0), model)
+    x = jnp.broadcast_to(POINT, (count, 3))
+    values = iwae_jax.bound(params, x, jax.random.key(5), k, objective=objective)
+    return np.asarray(values, np.float64) - model.log_evidence(params, POINT)
+
+
+def test_values_lie_where_their_kind_says():
+    """Lower bounds below log p(x) and in their order; SUMO on it; CUBO above it as k grows."""
+    k = 16
+    bounds = [ELBO(), MIWAE(4), CIWAE(0.1), IWAE()]
+    values = [bounds_at_a_point(objective, k) for objective in bounds]
+    means = [v.mean() for v in values]
+    errors = [v.std() / np.sqrt(len(v)) for v in values]
+    assert means == sorted(means)
+    for objective in [*bounds, TVO(4), Renyi(0.5), PIWAE(4)]:
+        assert objectives.kind(objective) == "lower bound"
+    for objective in [TVO(4), Renyi(0.5), Renyi(0.0)]:
+        values = bounds_at_a_point(objective, k)
+        assert values.mean() < 4 * values.std() / np.sqrt(len(values))
+    assert all(mean < -4 * error for mean, error in zip(means, errors, strict=True))
+    sumo = bounds_at_a_point(SUMO(tail=200), 200, count=40_000)
+    error = sumo.std() / np.sqrt(len(sumo))
+    assert objectives.kind("sumo") == "unbiased"
+    assert abs(sumo.mean()) < 3 * error < -bounds_at_a_point(IWAE(), 2).mean()  # it would be seen
+    assert objectives.kind("cubo") == "neither"
+    few, many = (bounds_at_a_point(CUBO(3.0), k) for k in (1, 200))
+    assert few.mean() < -4 * few.std() / np.sqrt(len(few))
+    assert many.mean() > 4 * many.std() / np.sqrt(len(many))
+
+
+def test_every_objective_has_a_name_and_says_its_kind():
+    assert list(objectives.NAMES) == [cls.__name__.lower() for cls in objectives.OBJECTIVES]
+    for name, cls in objectives.NAMES.items():
+        objective = objectives.named(name)
+        assert objective == cls() and hash(objective) == hash(cls())
+        assert objectives.kind(objective) in objectives.KINDS[:-1]
+        assert objectives.kind(objective) in " ".join(str(cls.__doc__).lower().split())
+    assert objectives.kind(Renyi(-1.0)) == "neither"
+    assert objectives.kind(lambda log_w: log_w[0]) == "not said"
 
 
 @pytest.mark.parametrize(
@@ -164,6 +290,22 @@ def test_extremes_of_the_family(objective):
         (lambda: CIWAE(1.5), r"Expected beta to be a number in \[0.0, 1.0\], got 1.5"),
         (lambda: MIWAE(0), "Expected m to be a positive int"),
         (lambda: MIWAE(3)(log_w(k=7)), "Expected m to divide k, got m = 3 and k = 7"),
+        (lambda: PIWAE(3)(log_w(k=7)), "Expected m to divide k, got m = 3 and k = 7"),
+        (lambda: PIWAE(-1), "Expected m to be a positive int"),
+        (lambda: Jackknife(-1), "Expected order to be a positive int"),
+        (lambda: Jackknife(1.5), "Expected order to be a positive int"),  # type: ignore[arg-type]
+        (lambda: Jackknife(7)(log_w(k=7)), "Expected order to be under k, got order = 7 and k = 7"),
+        (lambda: TVO(0), "Expected partitions to be a positive int"),
+        (lambda: TVO(3, first=1.0), r"Expected first to be a number in \(0.0, 1.0\), got 1.0"),
+        (lambda: TVO((0.0, 0.5)), r"Expected partitions to rise from 0 to 1, got \(0.0, 0.5\)"),
+        (lambda: TVO((0.0, 0.7, 0.5, 1.0)), "Expected partitions to rise from 0 to 1"),
+        (lambda: SUMO(0), "Expected tail to be a positive int"),
+        (lambda: SUMO(decay=1.0), r"Expected decay to be a number in \(0.0, 1.0\), got 1.0"),
+        (lambda: ELBO(1), "Expected analytic_kl to be a bool, got 1"),  # type: ignore[arg-type]
+        (
+            lambda: objectives.named("vae"),
+            r"Expected objective to be one of \['elbo', .* got 'vae'",
+        ),
     ],
 )
 def test_objectives_that_are_none(make, message):

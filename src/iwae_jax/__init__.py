@@ -9,7 +9,7 @@
 Everything passes through the log importance weights, `log_weights`. See docs/design.md.
 """
 
-from iwae_jax import checkpoints, data, evaluation, objectives, training
+from iwae_jax import checkpoints, data, evaluation, gradients, objectives, training
 from iwae_jax.evaluation import active_units, log_likelihood
 from iwae_jax.gradients import bound
 from iwae_jax.importance import log_weights
@@ -31,6 +31,7 @@ __all__ = [
     "datum_keys",
     "encode",
     "evaluation",
+    "gradients",
     "init",
     "log_likelihood",
     "log_weights",

@@ -1,31 +1,119 @@
 """The public bound, and how it is differentiated.
 
-A gradient estimator is two arrays of per-sample coefficients, one for the generative and one for the
-recognition parameters, and a rule for where gradients may flow. It knows no model and no
-objective: what it needs of an objective V are c = dV/dl and, for DReG, the diagonal h of its
-Hessian in the log-weights l, and both follow from the function. The value is always V.
+A gradient estimator is two arrays of per-sample coefficients, one for the generative and one for
+the recognition parameters, and a rule for where gradients may flow. It knows no network and no
+objective: what it needs of an objective V are c = dV/dl and h, the diagonal of its Hessian, in the
+log-weights l, and both follow from the function. The value is always V.
 
 | gradient | theta | phi | phi's gradient flows |
 |---|---|---|---|
 | reparam | c | c | through z and through q's parameters |
 | stl | c | c | through z alone |
 | dreg | c | c - h | through z alone |
+| gdreg | c; c and h through z for the priors' parameters | c - h | through z alone |
+| rws | c | v, the normalised weights | on log q(z), z fixed |
+| rws_dreg | c | v (1 - v) | through z alone |
+| wake_sleep | c | 1 for a pair (x, z) drawn from the model | on log q(z), z fixed |
+| vimco, score | c | V - V without sample i - c | on log q(z), z fixed |
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.importance import sampled_log_weights
-from iwae_jax.objectives import ELBO, IWAE, Objective
+from iwae_jax.coefficients import coefficients, resample
+from iwae_jax.flows import check_reparameterised, dream, flow
+from iwae_jax.importance import (
+    counted_log_weights,
+    over_counted,
+    sampled_log_weights,
+    streamed_log_weights,
+)
+from iwae_jax.objectives import IWAE, Objective, named
 from iwae_jax.protocol import Params, flatten_batch
 from iwae_jax.typing import Array, Float, Key, Observations, check_positive_int
 
-GRADIENTS = ("reparam", "stl", "dreg")
+GRADIENTS = (
+    "reparam", "stl", "dreg", "gdreg", "rws", "rws_dreg", "wake_sleep", "vimco", "score",
+)  # fmt: skip
 """Names of the estimators."""
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """How a bound is differentiated in theta and in phi; `iwae_jax.bound` describes each name.
+
+    Attributes:
+      theta: the estimator for the generative parameters, one of `GRADIENTS`.
+      phi: the estimator for the recognition parameters.
+      resampled: the number m of samples of each datum in the backward pass; see `resampled`.
+
+    Raises:
+      ValueError: if a field is not one of these.
+
+    Example:
+      >>> from iwae_jax import gradients
+      >>> gradients.Gradient(phi="dreg", resampled=8)
+      Gradient(theta='reparam', phi='dreg', resampled=8)
+    """
+
+    theta: str = "reparam"
+    phi: str = "reparam"
+    resampled: int | None = None
+
+    def __post_init__(self):
+        for name in (self.theta, self.phi):
+            if name not in GRADIENTS:
+                raise ValueError(f"Expected gradient to be one of {GRADIENTS}, got {name!r}.")
+        if self.resampled is not None:
+            object.__setattr__(self, "resampled", check_positive_int("resampled", self.resampled))
+
+    def __str__(self) -> str:
+        name = self.phi if self.theta == self.phi else f"{self.theta}+{self.phi}"
+        return name if self.resampled is None else f"{name}, resampled {self.resampled}"
+
+
+def resampled(m: int, gradient: str | Gradient = "reparam") -> Gradient:
+    """Any estimator, with a backward pass over m of the k samples.
+
+    The forward pass streams over all k samples and keeps no activations. The backward pass draws m
+    of them for each datum, by systematic resampling in proportion to the estimator's coefficients,
+    computes them again from their keys, and weighs them so that its mean, given the k samples, is
+    the gradient over all of them. The memory of training is that of m samples, not of k.
+
+    Args:
+      m: the samples in the backward pass.
+      gradient: the estimator.
+
+    Raises:
+      ValueError: if m is not a positive int, or the gradient not known.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, iwae_jax
+      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
+      >>> gradient = iwae_jax.gradients.resampled(8, "dreg")
+      >>> x, key = jnp.zeros((3, 784)), jax.random.key(1)
+      >>> iwae_jax.bound(params, x, key, k=5000, gradient=gradient).shape
+      (3,)
+    """
+    return replace(parse(gradient), resampled=check_positive_int("m", m))
+
+
+def parse(gradient: str | Gradient) -> Gradient:
+    """The `Gradient` of a name, for theta and phi; or the gradient itself.
+
+    Raises:
+      ValueError: if it is neither.
+
+    Example:
+      >>> from iwae_jax import gradients
+      >>> gradients.parse("stl")
+      Gradient(theta='stl', phi='stl', resampled=None)
+    """
+    return gradient if isinstance(gradient, Gradient) else Gradient(gradient, gradient)
 
 
 def bound(
@@ -34,8 +122,8 @@ def bound(
     key: Key[Array, "*batch"],
     k: int,
     *,
-    objective: Objective = IWAE(),
-    gradient: str = "reparam",
+    objective: Objective | str = IWAE(),
+    gradient: str | Gradient = "reparam",
 ) -> Float[Array, "*batch"]:
     r"""A k-sample bound on log p(x), for each datum.
 
@@ -50,23 +138,36 @@ def bound(
       key: a typed JAX key, or one for each datum.
       k: the number of importance samples; static.
       objective: a hashable function from log-weights, [k, *batch], to values, [*batch], that
-        treats each datum on its own.
-      gradient: how the bound is differentiated in ``params``.
+        treats each datum on its own; or the name of one of `objectives.NAMES`, which has its default
+        parameters.
+      gradient: how the bound is differentiated in ``params``: a name, a `gradients.Gradient` with one
+        for theta and one for phi, or `gradients.resampled`.
         ``"reparam"``: through everything. Unbiased; for k > 1 the signal-to-noise ratio of
         the recognition parameters' gradient falls as k grows.
         ``"stl"`` (sticking the landing): q's parameters in log q held fixed. Zero where q is the
         posterior, but biased for every objective but the `ELBO`.
         ``"dreg"`` (doubly reparameterised): unbiased for every twice differentiable objective,
         zero where q is the posterior, and its signal-to-noise ratio rises with k.
-        The last two are gradients in ``params`` alone: in x they give NaN, and they have no second
-        derivatives.
+        ``"gdreg"`` (generalised): dreg, and the gradient of the parameters of p(z), between the
+        layers or at the top, taken through z too. The model must offer ``prior_moments``.
+        ``"rws"`` (reweighted wake-sleep, wake-wake): theta as reparam; phi climbs
+        sum_i v_i log q(z_i | x), which is no gradient of the bound and needs no reparameterisation.
+        ``"rws_dreg"``: the same in expectation, doubly reparameterised.
+        ``"wake_sleep"``: phi climbs log q(z | x) of one (x, z) drawn from the model for each datum,
+        with ``sample_prior`` and ``sample_x`` of the model.
+        ``"vimco"``: phi by the score function; sample i's signal is V less V with l_i replaced by
+        the mean of the other l. Unbiased, for latents that can't be reparameterised.
+        ``"score"``: the same, less V of the other k - 1 samples.
+        All but ``"reparam"`` are gradients in ``params`` alone: in x they give NaN, and they have
+        no second derivatives.
 
     Returns:
       The bound, nats.
 
     Raises:
       ValueError: if x has another shape or range than the model's, key or k is not what it
-        should be, the objective returns another shape, or the gradient is not known.
+        should be, the objective returns another shape, the objective or gradient is not known, or
+        they are not defined together.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax
@@ -74,27 +175,96 @@ def bound(
       >>> x = jnp.zeros((3, 784))
       >>> iwae_jax.bound(params, x, jax.random.key(1), k=50).shape
       (3,)
+      >>> iwae_jax.bound(params, x, jax.random.key(1), 50, objective="cubo", gradient="dreg").shape
+      (3,)
 
     Reference:
       Burda et al., Importance Weighted Autoencoders (2016), eq. 8 and 14; Roeder et al., Sticking
-      the Landing (2017); Tucker et al., Doubly Reparameterized Gradient Estimators (2019), eq. 8.
+      the Landing (2017); Tucker et al., Doubly Reparameterized Gradient Estimators (2019), eq. 8 and
+      sec. 4.2 (RWS); Bauer and Mnih, Generalized Doubly Reparameterized Gradient Estimators (2021),
+      eq. 9; Bornschein and Bengio, Reweighted Wake-Sleep (2015), sec. 2; Mnih and Rezende, Variational
+      Inference for Monte Carlo Objectives (2016), eq. 7 to 10.
     """
     k = check_positive_int("k", k)
-    if not callable(objective) or isinstance(objective, type):
-        raise ValueError(
-            f"Expected objective to be a function of log_w, such as IWAE(), got {objective!r}."
-        )
-    if gradient not in GRADIENTS:
-        raise ValueError(f"Expected gradient to be one of {GRADIENTS}, got {gradient!r}.")
+    objective, gradient = named(objective), parse(gradient)
     data, keys, batch_shape = flatten_batch(params, x, key)
+    _check_pair(params.model, objective, gradient, k)
     return _bound(params, data, keys, k, objective, gradient).reshape(batch_shape)
+
+
+def _check_pair(model: Any, objective: Any, gradient: Gradient, k: int) -> None:
+    """Raise a `ValueError` if the gradient is not defined for the objective, the model, or k."""
+
+    def refuse(name, why):
+        raise ValueError(f"Expected gradient {name!r} to be defined for {objective!r}, but {why}.")
+
+    wake = {"rws", "rws_dreg", "wake_sleep"}
+    if gradient.theta in wake and objective != IWAE():
+        refuse(gradient.theta, "it trains theta on IWAE() alone; Gradient(phi=..) has it for phi")
+    for name in {gradient.phi, gradient.theta}:
+        if getattr(objective, "analytic_kl", False) and name != "reparam":
+            refuse(name, "what it needs is a function of log_w, not of an analytic KL divergence")
+    doubly = {"dreg", "gdreg"} & {gradient.phi, "gdreg" if gradient.theta == "gdreg" else ""}
+    if doubly and not getattr(objective, "smooth", True):
+        refuse(doubly.pop(), "its first derivatives jump")
+    if gradient.phi == "vimco" and k == 1:
+        refuse("vimco", "a single sample has no others (k = 1)")
+    if gradient.phi == "score" and k > 1:
+        if getattr(objective, "randomised", False):
+            refuse("score", "it looks at a random number of samples; 'vimco' has a baseline")
+        try:
+            others = jax.ShapeDtypeStruct((k - 1, 1), jnp.result_type(float))
+            jax.eval_shape(getattr(objective, "for_phi", objective), others)
+        except ValueError as error:
+            refuse("score", f"its baseline is that of k - 1 samples: {error}")
+    if getattr(objective, "analytic_kl", False):
+        _need(model, repr(objective), "analytic_kl", "log_conditional")
+    if gradient.theta == "gdreg":
+        _need(model, "gradient 'gdreg'", "prior_moments")
+    if gradient.phi == "wake_sleep":
+        _need(model, "gradient 'wake_sleep'", "sample_prior", "sample_x")
+
+
+def _need(model: Any, what: str, *methods: str) -> None:
+    missing = [name for name in methods if not hasattr(model, name)]
+    if missing:
+        raise ValueError(
+            f"Expected a model with {', '.join(methods)} for {what}; {type(model).__name__} lacks "
+            f"{', '.join(missing)}."
+        )
 
 
 @partial(jax.jit, static_argnames=("k", "objective", "gradient"))
 def _bound(params, data, keys, k, objective, gradient):
-    if gradient == "reparam":
-        return _values(objective, sampled_log_weights(params, data, keys, jnp.arange(k)))
-    return _pathwise(k, objective, gradient, params, data, keys)
+    plain = (
+        gradient.phi == "reparam"
+        and gradient.theta != "gdreg"
+        and gradient.resampled is None
+        and not hasattr(objective, "for_phi")
+        and not getattr(objective, "randomised", False)
+    )
+    if not plain:
+        return _estimate(k, objective, gradient, params, data, keys)
+    params = _reparameterised(params, data, keys)
+    analytic_kl = getattr(objective, "analytic_kl", False)
+    log_w = sampled_log_weights(params, data, keys, jnp.arange(k), analytic_kl=analytic_kl)
+    return _values(objective, log_w)
+
+
+def _reparameterised(params: Params, data: Array, keys: Key[Array, " n"]) -> Params:
+    """The same; differentiating it is an error if z is not made of floats, its value is not."""
+    try:
+        check_reparameterised("reparam", params, data, keys)
+    except ValueError as error:
+        refusal = error
+
+        def refuse(*_):
+            raise refusal
+
+        same = jax.custom_vjp(lambda params: params)
+        same.defvjp(refuse, refuse)
+        return same(params)
+    return params
 
 
 def _values(objective: Objective, log_w: Array) -> Array:
@@ -108,79 +278,79 @@ def _values(objective: Objective, log_w: Array) -> Array:
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
-def _pathwise(k, objective, gradient, params, data, keys):
-    """The bound, with phi's gradient through z alone; k samples of each datum."""
-    return _values(objective, sampled_log_weights(params, data, keys, jnp.arange(k)))
+def _estimate(k, objective, gradient, params, data, keys):
+    """The bound of each datum, with its backward pass made by hand."""
+    function, log_w, _ = _weigh(k, objective, gradient, params, data, keys)
+    return _values(function, log_w)
 
 
-def _pathwise_forward(k, objective, gradient, params, data, keys):
-    model, phi = params.model, params.recognition
-
-    def draw(phi):
-        def one(x, key, sample):
-            return model.sample_posterior(phi, x, jax.random.fold_in(key, sample))
-
-        z, log_q = _over_samples(one, (0, 0, None), (None, None, 0))(data, keys, jnp.arange(k))
-        return z, log_q
-
-    def weigh(theta, z):
-        def one(x, z):
-            log_p = model.log_joint(theta, x, z)
-            # phi is not differentiated here, but the path through z into log q is.
-            return log_p - model.log_posterior(phi, x, z), log_p
-
-        return _over_samples(one, (0, 0), (None, 0))(data, z)
-
-    z, pull_draw, log_q = jax.vjp(draw, phi, has_aux=True)
-    log_w, pull_weigh, log_p = jax.vjp(weigh, params.generative, z, has_aux=True)
-    del log_w  # log q is known better where z is drawn
-    log_w = (log_p - log_q).T
-    values = _values(objective, log_w)
-    c = gradient_coefficients(objective, log_w)
-    b = c - hessian_coefficients(objective, log_w) if gradient == "dreg" else c
-    return values, (pull_draw, pull_weigh, c, b, Params((), (), model), data)
+def _weigh(k, objective, gradient, params, data, keys):
+    """The objective as a function of log_w alone; log_w; and how many samples count, if not k."""
+    if getattr(objective, "randomised", False):
+        uniform = _uniform(keys, 0)
+        counts = objective.samples(uniform, k)
+        log_w = counted_log_weights(params, data, keys, counts, k)
+        return partial(objective, uniform=uniform), log_w, counts
+    analytic_kl = getattr(objective, "analytic_kl", False)
+    return objective, streamed_log_weights(params, data, keys, k, analytic_kl=analytic_kl), None
 
 
-def _pathwise_backward(k, objective, gradient, residuals, cotangents):
-    pull_draw, pull_weigh, c, b, carrier, data = residuals
-    # One backward pass serves both: it runs with theta's coefficients, and what arrives at z is
-    # scaled to phi's.
-    d_theta, d_z = pull_weigh((c * cotangents[None]).T)
-    ratio = jnp.where(c == 0, 0.0, b / jnp.where(c == 0, 1.0, c)).T
-    d_z = jax.tree.map(lambda d: d * ratio.reshape(ratio.shape + (1,) * (d.ndim - 2)), d_z)
-    (d_phi,) = pull_draw(d_z)
-    return (
-        replace(carrier, generative=d_theta, recognition=d_phi),
-        jnp.full_like(data, jnp.nan),
-        None,
+def _uniform(keys: Key[Array, " n"], use: int) -> Float[Array, " n"]:
+    """A uniform number for each datum, from a key that is no sample's: those are under 2**31."""
+    return jax.vmap(jax.random.uniform)(_aside(keys, use))
+
+
+def _aside(keys: Key[Array, " n"], use: int) -> Key[Array, " n"]:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2**32 - 1 - use)
+
+
+def _coefficients(objective, function, gradient, log_w):
+    return coefficients(
+        function,
+        log_w,
+        phi=gradient.phi,
+        for_phi=getattr(objective, "for_phi", None),
+        curvature=gradient.theta == "gdreg",
     )
 
 
-_pathwise.defvjp(_pathwise_forward, _pathwise_backward)
+def _estimate_forward(k, objective, gradient, params, data, keys):
+    if gradient.resampled is None and not getattr(objective, "randomised", False):
+        log_w, kept = flow(objective, gradient, params, data, keys, jnp.arange(k))
+        function = objective
+    else:  # what the backward pass needs is computed there again, for the samples that it takes
+        function, log_w, kept = _weigh(k, objective, gradient, params, data, keys)
+    weighed = _coefficients(objective, function, gradient, log_w)
+    return _values(function, log_w), (kept, weighed, params, data, keys)
 
 
-def _over_samples(function: Any, data_axes: Any, sample_axes: Any) -> Any:
-    """Put the sample axis on, then the batch axis before it: results are [n, k, ..]."""
-    return jax.vmap(jax.vmap(function, in_axes=sample_axes), in_axes=data_axes)
+def _estimate_backward(k, objective, gradient, residuals, cotangents):
+    del k
+    kept, weighed, params, data, keys = residuals
+    weighed = jax.tree.map(lambda a: a * cotangents[None], weighed)
+
+    def pull_back(data, keys, samples, chosen):
+        _, pull = flow(objective, gradient, params, data, keys, samples)
+        return pull(chosen)
+
+    if gradient.resampled is not None:
+        samples, chosen = resample(gradient.resampled, _uniform(keys, 1), weighed)
+        d_theta, d_phi = pull_back(data, keys, samples, chosen)
+    elif getattr(objective, "randomised", False):
+
+        def add(sums, datum, sample, real):
+            chosen = jax.tree.map(lambda a: jnp.where(real, a[sample, datum], 0.0)[None], weighed)
+            parts = pull_back(data[datum], keys[datum], sample[:, None], chosen)
+            return jax.tree.map(jnp.add, sums, parts)
+
+        start = jax.tree.map(jnp.zeros_like, (params.generative, params.recognition))
+        d_theta, d_phi = over_counted(kept, add, start)
+    else:
+        d_theta, d_phi = kept(weighed)
+    if gradient.phi == "wake_sleep":
+        d_phi = dream(params, _aside(keys, 2), cotangents)
+    d_params = replace(params, generative=d_theta, recognition=d_phi)
+    return d_params, jnp.full_like(data, jnp.nan), None
 
 
-def gradient_coefficients(objective: Objective, log_w: Float[Array, "k n"]) -> Float[Array, "k n"]:
-    """c = dV/dl of each datum's objective V in each of its log-weights l."""
-    values, pull = jax.vjp(objective, log_w)
-    return pull(jnp.ones_like(values))[0]
-
-
-def hessian_coefficients(objective: Objective, log_w: Float[Array, "k n"]) -> Float[Array, "k n"]:
-    """h = d2V/dl2, the diagonal of each datum's Hessian; in closed form where it is known."""
-    if type(objective) is ELBO:  # not a subclass, which may be another function
-        return jnp.zeros_like(log_w)
-    c = partial(gradient_coefficients, objective)
-    if type(objective) is IWAE:
-        weights = c(log_w)
-        return weights * (1.0 - weights)
-
-    def row(i):
-        direction = jnp.zeros_like(log_w).at[i].set(1.0)
-        return jax.jvp(c, (log_w,), (direction,))[1][i]
-
-    return jax.lax.map(row, jnp.arange(log_w.shape[0]), batch_size=64)
+_estimate.defvjp(_estimate_forward, _estimate_backward)

@@ -1,12 +1,19 @@
 """The narrow waist: log importance weights over a vmapped sample axis and batch axes."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from iwae_jax.protocol import Params, flatten_batch
-from iwae_jax.typing import Array, Float, Key, Observations, check_positive_int
+from iwae_jax.typing import Array, Float, Int, Key, Observations, check_positive_int
+
+CHUNK = 50
+"""Samples of each datum that are computed together where weights are streamed."""
+
+BLOCK = 2
+"""(datum, sample) pairs for each datum that are computed together where counts differ."""
 
 
 def log_weights(
@@ -54,26 +61,41 @@ def _log_weights(params, data, keys, k):
 
 
 def sampled_log_weights(
-    params: Params, data: Float[Array, "n *data"], keys: Key[Array, " n"], samples: Array
+    params: Params,
+    data: Float[Array, "n *data"],
+    keys: Key[Array, " n"],
+    samples: Int[Array, "..."],
+    *,
+    analytic_kl: bool = False,
 ) -> Float[Array, "m n"]:
-    """Log-weights of the samples numbered ``samples``, [m], of each datum, unchecked."""
-    over_data = jax.vmap(datum_log_weights, in_axes=(None, 0, 0, None), out_axes=1)
-    return over_data(params, data, keys, samples)
+    """Log-weights of the samples numbered ``samples``, [m] or [n, m], of each datum, unchecked."""
+    one = partial(datum_log_weights, analytic_kl=analytic_kl)
+    own = 0 if samples.ndim == 2 else None
+    return jax.vmap(one, in_axes=(None, 0, 0, own), out_axes=1)(params, data, keys, samples)
 
 
 def datum_log_weights(
-    params: Params, x: Float[Array, "*data"], key: Key[Array, ""], samples: Array
+    params: Params,
+    x: Float[Array, "*data"],
+    key: Key[Array, ""],
+    samples: Int[Array, " m"],
+    *,
+    analytic_kl: bool = False,
 ) -> Float[Array, " m"]:
     """Log-weights of the samples numbered ``samples``, [m], of one datum, unchecked.
 
     The sample axis is put on inside any batch axis, so that what depends on x alone, such as the
-    first encoder, is computed once a datum.
+    first encoder, is computed once a datum. With ``analytic_kl``, what stands for log p(z) - log q(z)
+    is minus their KL divergence.
     """
-    model = params.model
+    model, theta, phi = params.model, params.generative, params.recognition
+    divergence = model.analytic_kl(theta, phi, x) if analytic_kl else None
 
     def one(sample):
-        z, log_q = model.sample_posterior(params.recognition, x, jax.random.fold_in(key, sample))
-        log_p = model.log_joint(params.generative, x, z)
+        z, log_q = model.sample_posterior(phi, x, jax.random.fold_in(key, sample))
+        if divergence is not None:
+            return model.log_conditional(theta, x, z) - divergence
+        log_p = model.log_joint(theta, x, z)
         if jnp.shape(log_p) != () or jnp.shape(log_q) != ():
             raise ValueError(
                 "Expected log_joint and sample_posterior to give scalar log-probabilities of one "
@@ -82,3 +104,63 @@ def datum_log_weights(
         return log_p - log_q
 
     return jax.vmap(one)(samples)
+
+
+def streamed_log_weights(
+    params: Params, data: Float[Array, "n *data"], keys: Key[Array, " n"], k: int, **options: bool
+) -> Float[Array, "k n"]:
+    """The log-weights of samples 0 .. k-1 of each datum, `CHUNK` at a time."""
+    if k <= CHUNK:
+        return sampled_log_weights(params, data, keys, jnp.arange(k), **options)
+
+    def chunk(start):
+        return sampled_log_weights(params, data, keys, start + jnp.arange(CHUNK), **options)
+
+    chunks = jax.lax.map(chunk, jnp.arange(0, k, CHUNK))
+    return chunks.reshape(-1, len(data))[:k]
+
+
+def counted_log_weights(
+    params: Params,
+    data: Float[Array, "n *data"],
+    keys: Key[Array, " n"],
+    counts: Int[Array, " n"],
+    k: int,
+) -> Float[Array, "k n"]:
+    """The log-weights of the first ``counts`` samples of each datum, -inf for the others.
+
+    The time is that of the sum of the counts, not of k for each datum.
+    """
+
+    def add(log_w, datum, sample, real):
+        one = sampled_log_weights(params, data[datum], keys[datum], sample[:, None])[0]
+        return log_w.at[jnp.where(real, sample, k), datum].set(one, mode="drop")
+
+    empty = jnp.full((k, len(data)), -jnp.inf, data.dtype)
+    return over_counted(counts, add, empty)
+
+
+def over_counted(counts: Int[Array, " n"], add: Any, start: Any) -> Any:
+    """Fold ``add(sums, datum, sample, real)`` over all (datum, sample) with sample < counts[datum].
+
+    The pairs come in blocks of some constant length, whose last one is filled up with what is not
+    ``real``.
+    """
+    if not len(counts):
+        return start
+    ends = jnp.cumsum(counts)
+    block = BLOCK * len(counts)
+
+    def step(carry):
+        position, sums = carry
+        places = position + jnp.arange(block)
+        real = places < ends[-1]
+        places = jnp.minimum(places, ends[-1] - 1)
+        datum = jnp.searchsorted(ends, places, side="right")
+        sample = places - (ends - counts)[datum]
+        return position + block, add(sums, datum, sample, real)
+
+    def unfinished(carry):
+        return carry[0] < ends[-1]
+
+    return jax.lax.while_loop(unfinished, step, (jnp.zeros((), ends.dtype), start))[1]

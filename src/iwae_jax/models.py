@@ -172,10 +172,39 @@ class ModelConfig:
         for layer in range(len(z) - 1):
             mean, log_scale = self._decode(generative, layer + 1, z[layer + 1])
             log_p += normal_log_prob(z[layer], mean, log_scale)
+        return log_p + self.log_conditional(generative, x, z)
+
+    def log_conditional(
+        self, generative: PyTree, x: Float[Array, "*data"], z: Latents
+    ) -> Float[Array, ""]:
+        """log p(x | z), nats."""
         outputs = self._decode(generative, 0, z[0])
         if self.likelihood == "bernoulli":
-            return log_p + bernoulli_log_prob(outputs[0], x.reshape(-1))
-        return log_p + normal_log_prob(x.reshape(-1), *self._x_moments(outputs))
+            return bernoulli_log_prob(outputs[0], x.reshape(-1))
+        return normal_log_prob(x.reshape(-1), *self._x_moments(outputs))
+
+    def analytic_kl(
+        self, generative: PyTree, recognition: PyTree, x: Float[Array, "*data"]
+    ) -> Float[Array, ""]:
+        """KL(q(z | x) || p(z)) in closed form, nats; for one stochastic layer."""
+        del generative  # the prior has no parameters
+        if len(self.latent_sizes) != 1:
+            raise ValueError(
+                f"Expected one stochastic layer for an analytic KL divergence, got "
+                f"{len(self.latent_sizes)}."
+            )
+        _, ((mean, log_scale),) = self.posterior.conditionals(
+            recognition, x, lambda _, mean, __: mean
+        )
+        return 0.5 * jnp.sum(mean**2 + jnp.expm1(2 * log_scale) - 2 * log_scale)
+
+    def prior_moments(self, generative: PyTree, z: Latents) -> tuple[tuple[Array, Array], ...]:
+        """(mean, scale) of each layer's normal p(z[l] | z[l+1]), from the layer next to x upwards."""
+        moments = [(jnp.zeros_like(z[-1]), jnp.ones_like(z[-1]))]
+        for layer in reversed(range(len(z) - 1)):
+            mean, log_scale = self._decode(generative, layer + 1, z[layer + 1])
+            moments.insert(0, (mean, jnp.exp(log_scale)))
+        return tuple(moments)
 
     def sample_prior(self, generative: PyTree, key: Key[Array, ""]) -> Latents:
         """Draw z from p(z), from the top layer down."""

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from iwae_jax.data import default_maximum, draw_pixels
-from iwae_jax.gradients import bound
+from iwae_jax.gradients import Gradient, bound
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.protocol import Params, datum_keys
 from iwae_jax.typing import (
@@ -124,8 +124,8 @@ def train_step(
     key: Key[Array, "*batch"],
     k: int,
     *,
-    objective: Objective = IWAE(),
-    gradient: str = "reparam",
+    objective: Objective | str = IWAE(),
+    gradient: str | Gradient = "reparam",
 ) -> tuple[TrainState, Float[Array, " batch"]]:
     """Take one step up the gradient of the mean bound of a batch.
 
@@ -169,8 +169,8 @@ def _step(
     x: Array,
     key: Key[Array, ""],
     k: int,
-    objective: Objective,
-    gradient: str,
+    objective: Objective | str,
+    gradient: str | Gradient,
     real: Bool[Array, " batch"] | None = None,
 ) -> tuple[TrainState, Array]:
     def loss(params):
@@ -195,8 +195,8 @@ def train_epoch(
     batch_size: int = 20,
     binarization: str = "dynamic",
     maximum: float | None = None,
-    objective: Objective = IWAE(),
-    gradient: str = "reparam",
+    objective: Objective | str = IWAE(),
+    gradient: str | Gradient = "reparam",
 ) -> tuple[TrainState, Float[Array, " steps"]]:
     """Take one whole pass over the data, shuffled, as one `jax.lax.scan` on the device.
 

@@ -11,13 +11,14 @@ import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 __all__ = [
     "Array",
     "ArrayLike",
     "Bool",
     "Float",
+    "Int",
     "Key",
     "Latents",
     "Observations",

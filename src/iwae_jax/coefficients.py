@@ -1,0 +1,124 @@
+"""What a gradient estimator weighs each sample with: arrays of numbers, from log_w alone."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from iwae_jax.objectives import IWAE, Objective
+from iwae_jax.typing import Array, Float, Int
+
+
+class Coefficients(NamedTuple):
+    """What each of m samples of n data is weighed with: c (and h, if asked for) for theta, b for phi."""
+
+    theta: Float[Array, "m n"]
+    phi: Float[Array, "m n"]
+    curvature: Float[Array, "m n"] | None
+
+
+def coefficients(
+    objective: Objective,
+    log_w: Float[Array, "k n"],
+    *,
+    phi: str,
+    for_phi: Objective | None,
+    curvature: bool,
+) -> Coefficients:
+    """The coefficients of every sample of each datum.
+
+    Args:
+      objective: the objective V, which theta climbs.
+      log_w: log-weights.
+      phi: the name of phi's estimator.
+      for_phi: the objective that phi climbs, where it is another.
+      curvature: whether theta's estimator needs h.
+    """
+    c = gradient_coefficients(objective, log_w)
+    c_phi = c if for_phi is None else gradient_coefficients(for_phi, log_w)
+    climbed = objective if for_phi is None else for_phi
+    if phi in ("dreg", "gdreg"):
+        b = c_phi - hessian_coefficients(climbed, log_w)
+    elif phi == "rws":
+        b = gradient_coefficients(IWAE(), log_w)
+    elif phi == "rws_dreg":
+        b = hessian_coefficients(IWAE(), log_w)
+    elif phi == "wake_sleep":
+        b = jnp.zeros_like(log_w)
+    elif phi in ("vimco", "score"):
+        b = _signals(climbed, log_w, phi) - c_phi
+    else:
+        b = c_phi
+    return Coefficients(c, b, hessian_coefficients(objective, log_w) if curvature else None)
+
+
+def _signals(objective: Objective, log_w: Float[Array, "k n"], name: str) -> Float[Array, "k n"]:
+    """V less what it would be without sample i, which does not depend on it."""
+    k = log_w.shape[0]
+    value = objective(log_w)
+    if k == 1:
+        return value[None]
+
+    def row(i):
+        places = jnp.arange(k - 1)
+        others = log_w[jnp.where(places < i, places, places + 1)]
+        without = others if name == "score" else log_w.at[i].set(jnp.mean(others, axis=0))
+        return value - objective(without)
+
+    return jax.lax.map(row, jnp.arange(k), batch_size=64)
+
+
+def gradient_coefficients(objective: Objective, log_w: Float[Array, "k n"]) -> Float[Array, "k n"]:
+    """c = dV/dl of each datum's objective V in each of its log-weights l."""
+    values, pull = jax.vjp(objective, log_w)
+    return pull(jnp.ones_like(values))[0]
+
+
+def hessian_coefficients(objective: Objective, log_w: Float[Array, "k n"]) -> Float[Array, "k n"]:
+    """h = d2V/dl2, the diagonal of each datum's Hessian; in closed form where it is known."""
+    for cls in type(objective).__mro__:  # a subclass with another value has another Hessian
+        if "hessian_diagonal" in vars(cls):
+            return objective.hessian_diagonal(log_w)  # type: ignore[attr-defined]
+        if "__call__" in vars(cls):
+            break
+    c = partial(gradient_coefficients, objective)
+
+    def row(i):
+        direction = jnp.zeros_like(log_w).at[i].set(1.0)
+        return jax.jvp(c, (log_w,), (direction,))[1][i]
+
+    return jax.lax.map(row, jnp.arange(log_w.shape[0]), batch_size=64)
+
+
+def resample(
+    m: int, offsets: Float[Array, " n"], coefficients: Coefficients
+) -> tuple[Int[Array, "n m"], Coefficients]:
+    """m samples of each datum by systematic resampling, and their coefficients, [m, n].
+
+    A sample is drawn with probability in proportion to the largest of its coefficients' sizes and
+    weighed with its inverse, so that sums over the m have the mean of sums over all.
+
+    Args:
+      m: the number of samples to draw.
+      offsets: a uniform number in [0, 1) for each datum.
+      coefficients: of every sample, [k, n].
+    """
+    size = jnp.max(jnp.abs(jnp.stack(jax.tree.leaves(coefficients))), axis=0)
+    peak = jnp.max(size, axis=0, keepdims=True)
+    # Sums of tiny numbers lose digits; where all are zero, any sample will do.
+    size = jnp.where(peak > 0, size / jnp.where(peak > 0, peak, 1.0), 1.0)
+
+    def choose(offset, size):
+        ends = jnp.cumsum(size)
+        places = (offset + jnp.arange(m).astype(size.dtype)) / m * ends[-1]
+        # A place at the very end, by rounding, belongs to the last sample of any size.
+        last = jnp.max(jnp.where(size > 0, jnp.arange(len(size)), 0))
+        sample = jnp.minimum(jnp.searchsorted(ends, places, side="right"), last)
+        return sample, ends[-1] / (m * size[sample])
+
+    samples, scales = jax.vmap(choose, in_axes=(0, 1))(offsets, size)
+    chosen = jax.tree.map(
+        lambda a: jnp.take_along_axis(a, samples.T, axis=0) * scales.T, coefficients
+    )
+    return samples, chosen
