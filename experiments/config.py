@@ -5,14 +5,15 @@ import io
 import itertools
 import math
 import re
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_type_hints
 
 import optax
 import tyro
 
-from iwae_jax import ModelConfig, objectives, training
+from iwae_jax import ModelConfig, gradients, objectives, training
+from iwae_jax.gradients import Gradient
 from iwae_jax.objectives import Objective
 
 
@@ -22,7 +23,31 @@ class UsageError(Exception):
 
 Count = Annotated[int | None, tyro.conf.arg(metavar="INT")]
 
-SWEPT = ("k", "layers", "objective", "seed")
+OBJECTIVES = {"vae": objectives.ELBO} | objectives.NAMES
+"""Objectives by their names on the command line; "vae" is the paper's name for the ELBO."""
+
+
+def _parameters() -> Any:
+    """A dataclass of the parameters of all objectives, each a flag; None where it is not given."""
+    flags: dict[str, Any] = {}
+    takers: dict[str, list[str]] = {}
+    for name, cls in objectives.NAMES.items():
+        for parameter in fields(cls):
+            takers.setdefault(parameter.name, []).append(name)
+            flags[parameter.name] = (get_type_hints(cls)[parameter.name], parameter.default)
+    members = []
+    for name, (kind, default) in flags.items():
+        switch = kind is bool
+        text = f"Parameter of the objective {' or '.join(takers[name])}"
+        text += "." if switch else f" (default: {default})."
+        annotation = Annotated[kind if switch else kind | None, tyro.conf.arg(help=text)]
+        members.append((name, annotation, field(default=False if switch else None)))
+    return make_dataclass("Parameters", members, frozen=True)
+
+
+Parameters = _parameters()
+
+SWEPT = ("k", "layers", "objective", "gradient", "seed")
 """Fields that take several values on the command line, and one in a run."""
 
 INCIDENTAL = (
@@ -47,10 +72,20 @@ class Config:
     """Importance samples of the training bound (sweep)."""
     layers: tuple[Literal[1, 2], ...] = (1,)
     """Stochastic layers: the paper's network with one or with two (sweep)."""
-    objective: tuple[Literal["iwae", "vae"], ...] = ("iwae",)
-    """iwae: log of the mean of k weights; vae: mean of k ELBO terms (sweep)."""
-    gradient: Literal["reparam", "stl", "dreg"] = "reparam"
-    """How the bound is differentiated: reparam is the paper's eq. 14; dreg has less variance."""
+    objective: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="{" + ",".join(OBJECTIVES) + "}")
+    ] = ("iwae",)
+    """iwae: log of the mean of k weights; vae: mean of k ELBO terms; .. (sweep)."""
+    parameters: Parameters = field(default_factory=Parameters)  # type: ignore[valid-type]
+    """What the objectives take, --alpha of renyi for one; what is not given has its default."""
+    gradient: Annotated[
+        tuple[str, ...], tyro.conf.arg(metavar="{" + ",".join(gradients.GRADIENTS) + "}")
+    ] = ("reparam",)
+    """How the bound is differentiated: reparam is the paper's eq. 14; dreg has less variance (sweep)."""
+    theta_gradient: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Another estimator for the generative parameters (default: that of --gradient)."""
+    resampled: Count = None
+    """Samples of the backward pass, drawn from the k of the forward pass (default: all)."""
     seed: tuple[int, ...] = (0,)
     """Seed of all randomness (sweep)."""
 
@@ -111,13 +146,16 @@ class Config:
                 object.__setattr__(self, name, tuple(value))
             elif not isinstance(value, tuple):
                 object.__setattr__(self, name, (value,))
+        if isinstance(self.parameters, dict):
+            object.__setattr__(self, "parameters", Parameters(**self.parameters))
 
     def check(self) -> None:
         """Raise a `UsageError` for the first value that makes no run."""
         for name in SWEPT:
             if not getattr(self, name):
                 raise UsageError(f"Expected at least one value for {_flag(name)}, got none.")
-        counts = ("k", "batch_size", "total_stages", "stage_base", "stages", "passes")
+        self._check_objectives()
+        counts = ("k", "batch_size", "total_stages", "stage_base", "stages", "passes", "resampled")
         for name in (*counts, "eval_k", "eval_images"):
             value = getattr(self, name)
             for number in value if name in SWEPT else (value,):
@@ -159,6 +197,29 @@ class Config:
         if self.data_dir is not None and not Path(self.data_dir).is_dir():
             raise UsageError(f"Expected --data-dir to be a folder, got {self.data_dir!r}.")
 
+    def _check_objectives(self) -> None:
+        for name in self.objective:
+            if name not in OBJECTIVES:
+                raise UsageError(f"Expected --objective in {list(OBJECTIVES)}, got {name!r}.")
+        for parameter in self._given():
+            takers = [n for n, cls in OBJECTIVES.items() if parameter in _names(cls)]
+            if not set(takers) & set(self.objective):
+                raise UsageError(
+                    f"Expected {_flag(parameter)} with --objective {' or '.join(takers)}, got "
+                    f"--objective {' '.join(self.objective)}."
+                )
+        try:
+            for run in self.runs():
+                objective, gradient = run.objective_function, run.gradient_estimator
+                gradients.check_pair(objective, gradient, run.k[0])
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    def _given(self) -> dict[str, Any]:
+        """The parameters of objectives that were given."""
+        given = {f.name: getattr(self.parameters, f.name) for f in fields(self.parameters)}
+        return {name: value for name, value in given.items() if value not in (None, False)}
+
     def runs(self) -> list["Config"]:
         """One config for each combination of the swept values."""
         values = [getattr(self, name) for name in SWEPT]
@@ -172,13 +233,30 @@ class Config:
     @property
     def name(self) -> str:
         """The name of a run's folder."""
-        (k,), (layers,), (objective,), (seed,) = (getattr(self, name) for name in SWEPT)
-        return f"{objective}-L{layers}-k{k}-seed{seed}"
+        (k,), (layers,), (objective,), _, (seed,) = (getattr(self, name) for name in SWEPT)
+        parts = [objective]
+        taken = _names(OBJECTIVES[objective])
+        for name, value in self._given().items():
+            if name in taken:
+                values = value if isinstance(value, tuple) else (value,)
+                parts.append(name + "_".join(map(str, values)))
+        parts += [f"L{layers}", f"k{k}"]
+        if self.gradient_estimator != Gradient():
+            parts.append(str(self.gradient_estimator))
+        return "-".join([*parts, f"seed{seed}"])
 
     @property
     def objective_function(self) -> Objective:
         """The objective of a run."""
-        return {"iwae": objectives.IWAE(), "vae": objectives.ELBO()}[self.objective[0]]
+        cls = OBJECTIVES[self.objective[0]]
+        taken = _names(cls)
+        return cls(**{name: value for name, value in self._given().items() if name in taken})
+
+    @property
+    def gradient_estimator(self) -> Gradient:
+        """How a run's objective is differentiated."""
+        (phi,) = self.gradient
+        return gradients.parse(Gradient(self.theta_gradient or phi, phi, self.resampled))
 
     def model(self, pixels: int) -> ModelConfig:
         """The paper's network of a run, for images of so many pixels."""
@@ -216,12 +294,9 @@ class Config:
 
     def to_json(self) -> dict[str, Any]:
         """A run's config as it is saved."""
-        return {
-            field.name: getattr(self, field.name)[0]
-            if field.name in SWEPT
-            else getattr(self, field.name)
-            for field in fields(self)
-        }
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        values |= {name: values[name][0] for name in SWEPT}
+        return values | {"parameters": self._given()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Config":
@@ -230,6 +305,10 @@ class Config:
         if unknown:
             raise UsageError(f"Expected a config of this version, got unknown {unknown}.")
         return cls(**values)
+
+
+def _names(cls: Any) -> set[str]:
+    return {field.name for field in fields(cls)}
 
 
 def _flag(name: str) -> str:
@@ -246,7 +325,7 @@ def parse(kind: Any, program: str, description: str, default: Any = MISSING) -> 
                 kind,
                 prog=program,
                 description=description,
-                config=(tyro.conf.FlagCreatePairsOff,),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
                 **given,
             )
     except SystemExit as stop:

@@ -104,3 +104,48 @@ def unit_activity(
         )
         axes.legend(loc="upper right", frameon=False)
     _save(figure, file, caption)
+
+
+def comparison(
+    file: Path, results: dict[str, Any], rows: list[dict[str, Any]], caption: str
+) -> None:
+    """Learning curves, NLL, time and memory of several entries, side by side."""
+    figure = _figure(11.0, 6.2)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1))
+    axes = top.add_subplot()
+    seen = []
+    for number, (row, result) in enumerate(zip(rows, results.values(), strict=True)):
+        passes = [line["pass"] for line in result["lines"]]
+        curves = np.array([line["held_out_L_50"] for line in result["lines"]])
+        mean, error = curves.mean(axis=1), curves.std(axis=1, ddof=1) / np.sqrt(curves.shape[1])
+        label = f"{row['entry']} ({row['kind']})"
+        axes.errorbar(
+            passes, mean, error, marker=".", capsize=2, color=f"C{number}", label=label, linewidth=1
+        )
+        seen += mean[1:].tolist() if len(mean) > 3 else mean.tolist()
+    margin = 0.1 * (max(seen) - min(seen)) + 0.2
+    axes.set_ylim(min(seen) - margin, max(seen) + margin)
+    axes.locator_params(axis="x", integer=True)
+    axes.set(
+        xlabel="pass over the data", ylabel="held-out L_50 (IWAE), nats", title="Learning curves"
+    )
+    axes.grid(alpha=0.2)
+    axes.legend(loc="lower right", frameon=False, fontsize=8)
+    names = [row["entry"] for row in rows]
+    places = np.arange(len(rows))[::-1]
+    colours = [f"C{number}" for number in range(len(rows))]
+    panels = bottom.subplots(1, 4, sharey=True)
+    for row, place, colour in zip(rows, places, colours, strict=True):
+        panels[0].errorbar(row["nll"], place, xerr=row["nll_se"], fmt="o", color=colour, capsize=3)
+    panels[0].set_xlabel("test NLL, nats")
+    panels[1].barh(places, [sum(row["active"]) for row in rows], color=colours)
+    panels[1].set_xlabel("active units")
+    panels[2].barh(places, [row["time_ratio"] or np.nan for row in rows], color=colours)
+    panels[2].axvline(1.0, color="0.6", linewidth=0.8)
+    panels[2].set_xlabel("time of a step, of the first's")
+    panels[3].barh(places, [row["memory_mib"] or np.nan for row in rows], color=colours)
+    panels[3].set_xlabel("memory of a step, MiB")
+    panels[0].set_yticks(places, names, fontsize=8)
+    for panel in panels:
+        panel.grid(alpha=0.2, axis="x")
+    _save(figure, file, caption)

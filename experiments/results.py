@@ -12,6 +12,7 @@ from experiments.config import Config
 from experiments.display import Display, console, duration, print_table
 from experiments.folders import RunFolder
 from experiments.published import IMAGES, published
+from iwae_jax import objectives
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import importance_estimate
 
@@ -91,6 +92,9 @@ def evaluate(
         "test_nll_k": k,
         "test_bound": float(np.mean(np.concatenate([b for _, b in parts]), dtype=np.float64)),
         "test_images": len(test),
+        "objective": repr(config.objective_function),
+        "objective_kind": objectives.kind(config.objective_function),
+        "gradient": str(config.gradient_estimator),
         "effective_sample_size": float(np.mean(effective, dtype=np.float64)),
         "source": data.source,
         "origin": data.origin,
@@ -161,9 +165,14 @@ def pictures(
 
 
 def bound_name(config: Config) -> str:
-    """What the training bound is called in tables and on axes."""
-    (k,) = config.k
-    return f"L_{k}" if config.objective[0] == "iwae" else f"ELBO (mean of {k})"
+    """What the training bound is called in tables and on axes, and what it is to log p(x)."""
+    (k,), objective = config.k, config.objective_function
+    kind = objectives.kind(objective)
+    if objective == objectives.IWAE():
+        return f"L_{k} ({kind})"
+    if objective == objectives.ELBO():
+        return f"ELBO, mean of {k} ({kind})"
+    return f"{objective!r}, k={k} ({kind})"
 
 
 def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[str]:
@@ -199,10 +208,11 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
         "adam_beta2",
         "adam_eps",
         "precision",
-        "gradient",
     ):
         if getattr(config, name) != getattr(paper, name):
             lines.append(f"{name}: {getattr(config, name)}, not {getattr(paper, name)}")
+    if config.gradient_estimator != paper.gradient_estimator:
+        lines.append(f"gradient: {config.gradient_estimator}, not {paper.gradient_estimator}")
     if config.loss == "mean":
         lines.append(
             "loss: the mean over a batch (the paper's code sums, so its epsilon is weaker)"

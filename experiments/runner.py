@@ -144,7 +144,7 @@ def train(
                 binarization=config.binarization,
                 maximum=data.maximum,
                 objective=config.objective_function,
-                gradient=config.gradient,
+                gradient=config.gradient_estimator,
             )
             seconds.setdefault("to_first_step", time.time() - started)
             display.wait((state, bounds))

@@ -73,7 +73,7 @@ class Gradient:
 
     def __str__(self) -> str:
         name = self.phi if self.theta == self.phi else f"{self.theta}+{self.phi}"
-        return name if self.resampled is None else f"{name}, resampled {self.resampled}"
+        return name if self.resampled is None else f"{name}@{self.resampled}"
 
 
 def resampled(m: int, gradient: str | Gradient = "reparam") -> Gradient:
@@ -188,35 +188,50 @@ def bound(
     k = check_positive_int("k", k)
     objective, gradient = named(objective), parse(gradient)
     data, keys, batch_shape = flatten_batch(params, x, key)
-    _check_pair(params.model, objective, gradient, k)
+    check_pair(objective, gradient, k)
+    _check_model(params.model, objective, gradient)
     return _bound(params, data, keys, k, objective, gradient).reshape(batch_shape)
 
 
-def _check_pair(model: Any, objective: Any, gradient: Gradient, k: int) -> None:
-    """Raise a `ValueError` if the gradient is not defined for the objective, the model, or k."""
+def check_pair(objective: Objective | str, gradient: str | Gradient, k: int) -> None:
+    """Raise a `ValueError` that names both if the gradient is not defined for the objective and k.
+
+    Example:
+      >>> from iwae_jax import gradients, objectives
+      >>> gradients.check_pair(objectives.Renyi(0.5), "dreg", k=50)
+    """
+    function, gradient = named(objective), parse(gradient)
 
     def refuse(name, why):
-        raise ValueError(f"Expected gradient {name!r} to be defined for {objective!r}, but {why}.")
+        raise ValueError(f"Expected gradient {name!r} to be defined for {function!r}, but {why}.")
 
     wake = {"rws", "rws_dreg", "wake_sleep"}
-    if gradient.theta in wake and objective != IWAE():
+    if gradient.theta in wake and function != IWAE():
         refuse(gradient.theta, "it trains theta on IWAE() alone; Gradient(phi=..) has it for phi")
-    for name in {gradient.phi, gradient.theta}:
-        if getattr(objective, "analytic_kl", False) and name != "reparam":
+    for name in (gradient.phi, gradient.theta):
+        if getattr(function, "analytic_kl", False) and name != "reparam":
             refuse(name, "what it needs is a function of log_w, not of an analytic KL divergence")
-    doubly = {"dreg", "gdreg"} & {gradient.phi, "gdreg" if gradient.theta == "gdreg" else ""}
-    if doubly and not getattr(objective, "smooth", True):
-        refuse(doubly.pop(), "its first derivatives jump")
+    for doubly in (gradient.phi, gradient.theta):
+        phi_alone = doubly == "dreg" and doubly != gradient.phi  # theta's part of dreg needs no h
+        if doubly in ("dreg", "gdreg") and not phi_alone and not getattr(function, "smooth", True):
+            refuse(doubly, "its first derivatives jump")
     if gradient.phi == "vimco" and k == 1:
         refuse("vimco", "a single sample has no others (k = 1)")
-    if gradient.phi == "score" and k > 1:
-        if getattr(objective, "randomised", False):
-            refuse("score", "it looks at a random number of samples; 'vimco' has a baseline")
+    if gradient.phi == "score" and k > 1 and getattr(function, "randomised", False):
+        refuse("score", "it looks at a random number of samples; 'vimco' has a baseline")
+    counts = [k, k - 1] if gradient.phi == "score" and k > 1 else [k]
+    for count in counts if not getattr(function, "randomised", False) else []:
         try:
-            others = jax.ShapeDtypeStruct((k - 1, 1), jnp.result_type(float))
-            jax.eval_shape(getattr(objective, "for_phi", objective), others)
+            log_w = jax.ShapeDtypeStruct((count, 1), jnp.result_type(float))
+            jax.eval_shape(function, log_w)
+            jax.eval_shape(getattr(function, "for_phi", function), log_w)
         except ValueError as error:
+            if count == k:
+                raise
             refuse("score", f"its baseline is that of k - 1 samples: {error}")
+
+
+def _check_model(model: Any, objective: Any, gradient: Gradient) -> None:
     if getattr(objective, "analytic_kl", False):
         _need(model, repr(objective), "analytic_kl", "log_conditional")
     if gradient.theta == "gdreg":
