@@ -16,6 +16,16 @@ except ImportError:  # Windows
 from experiments.config import INCIDENTAL, Config, UsageError
 
 
+def make_folder(path: str | Path) -> Path:
+    """Make a folder to write to; raise a `UsageError` if that can't be done."""
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"Expected to write to {folder}, got: {error.strerror}.") from error
+    return folder
+
+
 class RunFolder:
     """One run's folder: config.json, data.json, metrics.jsonl, checkpoints/, summary.json, PNGs."""
 

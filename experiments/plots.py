@@ -149,3 +149,58 @@ def comparison(
     for panel in panels:
         panel.grid(alpha=0.2, axis="x")
     _save(figure, file, caption)
+
+
+def signal_to_noise(
+    file: Path, rows: list[dict[str, Any]], slopes: dict[tuple[str, str], float], caption: str
+) -> None:
+    """Signal-to-noise ratios against k, a panel for theta and one for phi."""
+    figure = _figure(10.0, 4.4)
+    panels = figure.subplots(1, 2)
+    names = list(dict.fromkeys(row["entry"] for row in rows))
+    titles = {"theta": "generative parameters", "phi": "recognition parameters"}
+    for axes, (parameters, title) in zip(panels, titles.items(), strict=True):
+        for number, name in enumerate(names):
+            chosen = [r for r in rows if (r["entry"], r["parameters"]) == (name, parameters)]
+            axes.loglog(
+                [r["k"] for r in chosen],
+                [r["snr"] for r in chosen],
+                ".-",
+                color=f"C{number}",
+                label=f"{name} ({chosen[0]['kind']}), slope {slopes[name, parameters]:+.2f}",
+            )
+        axes.set(title=title, xlabel="k", ylabel="signal-to-noise ratio of the gradient")
+        axes.legend(frameon=False, fontsize=7)
+        axes.grid(alpha=0.2)
+    _save(figure, file, caption)
+
+
+def bias_and_variance(
+    file: Path, rows: list[dict[str, Any]], slopes: dict[str, float], caption: str
+) -> None:
+    """|Bias| and variance of estimates of log p(x) against k; hollow where the noise hides a bias."""
+    figure = _figure(10.0, 4.6)
+    left, right = figure.subplots(1, 2)
+    for number, name in enumerate(dict.fromkeys(row["entry"] for row in rows)):
+        chosen = [row for row in rows if row["entry"] == name]
+        k = np.array([row["k"] for row in chosen])
+        bias = np.array([row["bias"] for row in chosen])
+        error = np.array([row["bias_se"] for row in chosen])
+        seen = np.abs(bias) > 5 * error
+        label = f"{name} ({chosen[0]['kind']})"
+        if np.isfinite(slopes.get(name, np.nan)):
+            label += f", slope {slopes[name]:+.2f}"
+        colour = f"C{number}"
+        left.plot(k[seen], np.abs(bias)[seen], "o-", color=colour, label=label, markersize=4)
+        left.errorbar(
+            k, np.maximum(np.abs(bias), 1e-12), error, fmt="o", color=colour, markersize=4,
+            markerfacecolor="white", capsize=2, zorder=0,
+        )  # fmt: skip
+        right.plot(k, [row["variance"] for row in chosen], "o-", color=colour, markersize=4)
+    for axes, name in ((left, "|bias|, nats"), (right, "variance, nats squared")):
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.set(xlabel="k (SUMO: mean number of samples)", ylabel=name)
+        axes.grid(alpha=0.2)
+    left.legend(frameon=False, fontsize=7, loc="lower left")
+    _save(figure, file, caption)
