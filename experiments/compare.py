@@ -231,7 +231,7 @@ class _Entry:
         self.memory = None if memory is None else memory.temp_size_in_bytes / 2**20
         self.saved = checkpoints.Checkpoints(folder / "checkpoints", keep=1)
         restored = self.saved.restore(self.state)
-        self.done = 0
+        self.done, self.warm = 0, False
         self.lines: list[dict[str, Any]] = []
         if restored is not None:
             self.done, self.state = restored
@@ -255,7 +255,8 @@ def _train_all(arguments, base, entries, data, folder) -> dict[str, Any]:
     from experiments.results import DivergedError, Keys
 
     shared = Keys.of(Config())  # the same test pixels and samples for every entry and seed
-    held_out = iwae_jax.data.binarize(data.validation, shared.held_out_pixels, data.maximum)
+    pixels = data.validation if len(data.validation) else data.test[:400]
+    held_out = iwae_jax.data.binarize(pixels, shared.held_out_pixels, data.maximum)
     images = jnp.asarray(data.train)
     steps = -(-len(data.train) // arguments.batch_size) * arguments.seeds
     runs = {}
@@ -292,7 +293,7 @@ def _train_all(arguments, base, entries, data, folder) -> dict[str, Any]:
                         "held_out_L_50": curve.tolist(),
                         "train_value": values.mean(axis=1).tolist(),
                         "ms_per_step": 1000 * seconds / steps,
-                        "first": number == run.done + 1 and not getattr(run, "warm", False),
+                        "first": not run.warm,
                     }
                 )
                 run.warm = True
@@ -393,7 +394,8 @@ def _write(folder, arguments, data, entries, results, rows) -> None:
     source = data.source + (f" ({data.origin})" if data.source == "embedded" else "")
     caption = (
         f"{data.name} from {source}; dynamic binarization; L={arguments.layers}, trained with "
-        f"k={arguments.k}, {arguments.passes} passes, {arguments.seeds} seeds; curves on held-out images; "
+        f"k={arguments.k}, {arguments.passes} passes, {arguments.seeds} seeds; curves on "
+        f"{'held-out' if len(data.validation) else 'test'} images; "
         f"NLL = -L_{arguments.eval_k} on the first {min(arguments.eval_images, len(data.test)):,} test "
         "images; bars: one standard error over seeds"
     )

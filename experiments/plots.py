@@ -167,11 +167,13 @@ def signal_to_noise(
                 [r["snr"] for r in chosen],
                 ".-",
                 color=f"C{number}",
-                label=f"{name} ({chosen[0]['kind']}), slope {slopes[name, parameters]:+.2f}",
+                label=f"{name} ({chosen[0]['kind']}), slopes {slopes[name, 'theta']:+.2f}, "
+                f"{slopes[name, 'phi']:+.2f}",
             )
         axes.set(title=title, xlabel="k", ylabel="signal-to-noise ratio of the gradient")
-        axes.legend(frameon=False, fontsize=7)
         axes.grid(alpha=0.2)
+    handles = panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=2, fontsize=7)
     _save(figure, file, caption)
 
 
@@ -202,5 +204,7 @@ def bias_and_variance(
         axes.set_yscale("log")
         axes.set(xlabel="k (SUMO: mean number of samples)", ylabel=name)
         axes.grid(alpha=0.2)
-    left.legend(frameon=False, fontsize=7, loc="lower left")
+    figure.legend(
+        *left.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=7
+    )
     _save(figure, file, caption)

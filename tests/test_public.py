@@ -71,10 +71,16 @@ mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType[sys.argv[1]],))
 x = binary(8)
 shards = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
 params, key = jax.device_put((PARAMS, KEY), NamedSharding(mesh, PartitionSpec()))
+def slope(p, x, key, **options):
+    return jax.grad(lambda p: iwae_jax.bound(p, x, key, 5, **options).mean())(p)
 calls = dict(
     log_weights=lambda p, x, key: iwae_jax.log_weights(p, x, key, 5),
     bound=lambda p, x, key: iwae_jax.bound(p, x, key, 5),
-    gradient=lambda p, x, key: jax.grad(lambda p: iwae_jax.bound(p, x, key, 5).mean())(p),
+    gradient=lambda p, x, key: slope(p, x, key),
+    dreg=lambda p, x, key: slope(p, x, key, gradient="dreg"),
+    vimco=lambda p, x, key: slope(p, x, key, gradient="vimco"),
+    resampled=lambda p, x, key: slope(p, x, key, gradient=iwae_jax.gradients.resampled(2)),
+    sumo=lambda p, x, key: slope(p, x, key, objective="sumo"),
     log_likelihood=lambda p, x, key: iwae_jax.log_likelihood(p, x, key, 9, chunk_size=4),
     cut=lambda p, x, key: iwae_jax.log_likelihood(p, x, key, 9, batch_size=3),
     reconstruct=lambda p, x, key: iwae_jax.reconstruct(p, x, key),

@@ -109,16 +109,17 @@ def resample(
     # Sums of tiny numbers lose digits; where all are zero, any sample will do.
     size = jnp.where(peak > 0, size / jnp.where(peak > 0, peak, 1.0), 1.0)
 
-    def choose(offset, size):
-        ends = jnp.cumsum(size)
-        places = (offset + jnp.arange(m).astype(size.dtype)) / m * ends[-1]
-        # A place at the very end, by rounding, belongs to the last sample of any size.
-        last = jnp.max(jnp.where(size > 0, jnp.arange(len(size)), 0))
-        sample = jnp.minimum(jnp.searchsorted(ends, places, side="right"), last)
-        return sample, ends[-1] / (m * size[sample])
+    ends = jnp.cumsum(size, axis=0)
+    steps = jnp.arange(m).astype(size.dtype)
+    places = (offsets[None] + steps[:, None]) / m * ends[-1:]
+    # A place at the very end, by rounding, belongs to the last sample of any size.
+    numbers = jnp.arange(len(size))[:, None]
+    last = jnp.max(jnp.where(size > 0, numbers, 0), axis=0, keepdims=True)
+    samples = jnp.minimum(jnp.sum(ends[None] <= places[:, None], axis=1), last)
+    taken = samples[:, None] == numbers[None]  # [m, k, n]: no gather, so that data may be sharded
 
-    samples, scales = jax.vmap(choose, in_axes=(0, 1))(offsets, size)
-    chosen = jax.tree.map(
-        lambda a: jnp.take_along_axis(a, samples.T, axis=0) * scales.T, coefficients
-    )
-    return samples, chosen
+    def pick(a):
+        return jnp.sum(jnp.where(taken, a[None], 0.0), axis=1)
+
+    scales = ends[-1:] / (m * pick(size))
+    return samples.T, jax.tree.map(lambda a: pick(a) * scales, coefficients)

@@ -215,9 +215,8 @@ def dream(params: Params, keys: Key[Array, " n"], cotangents: Float[Array, " n"]
 
 def check_reparameterised(name: str, params: Params, data: Array, keys: Array) -> None:
     """Raise a `ValueError` if z is not made of floats, through which gradients may flow."""
-    if not len(data):
-        return
-    z, _ = jax.eval_shape(params.model.sample_posterior, params.recognition, data[0], keys[0])
+    draw = jax.vmap(params.model.sample_posterior, in_axes=(None, 0, 0))
+    z, _ = jax.eval_shape(draw, params.recognition, data, keys)
     for leaf in jax.tree.leaves(z):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(

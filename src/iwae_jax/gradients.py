@@ -258,12 +258,24 @@ def _bound(params, data, keys, k, objective, gradient):
         and not hasattr(objective, "for_phi")
         and not getattr(objective, "randomised", False)
     )
+    if getattr(objective, "randomised", False):
+        # Counts differ between data: the work is not cut along them.
+        data, keys = _replicated(data), _replicated(keys)
     if not plain:
         return _estimate(k, objective, gradient, params, data, keys)
     params = _reparameterised(params, data, keys)
     analytic_kl = getattr(objective, "analytic_kl", False)
     log_w = sampled_log_weights(params, data, keys, jnp.arange(k), analytic_kl=analytic_kl)
     return _values(objective, log_w)
+
+
+def _replicated(array: Array) -> Array:
+    """The array on every device, where it is cut under explicit sharding."""
+    sharding = jax.typeof(array).sharding
+    if sharding.mesh.empty or not any(sharding.spec):
+        return array
+    whole = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.sharding.reshard(array, whole)
 
 
 def _reparameterised(params: Params, data: Array, keys: Key[Array, " n"]) -> Params:
@@ -316,7 +328,7 @@ def _uniform(keys: Key[Array, " n"], use: int) -> Float[Array, " n"]:
 
 
 def _aside(keys: Key[Array, " n"], use: int) -> Key[Array, " n"]:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, 2**32 - 1 - use)
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, jnp.uint32(2**32 - 1 - use))
 
 
 def _coefficients(objective, function, gradient, log_w):

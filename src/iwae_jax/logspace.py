@@ -99,5 +99,6 @@ def _poisson_binomial(log_rates: Float[Array, "k *batch"], most: int) -> Float[A
         later = jnp.concatenate([jnp.zeros_like(rung[:1]), rung[:-1]])
         return rung * jnp.exp(-rate)[None] - later * jnp.expm1(-rate)[None], None
 
-    none = jnp.zeros((most + 1, *log_rates.shape[1:]), log_rates.dtype).at[0].set(1.0)
+    one = jnp.ones_like(log_rates[0])  # on the devices of the rates
+    none = jnp.stack([one, *[jnp.zeros_like(one)] * most])
     return jax.lax.scan(add, none, log_rates)[0]

@@ -1,0 +1,244 @@
+"""The experiments that reproduce a published figure: snr, bias and compare."""
+
+import csv
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import iwae_jax
+from experiments import bias, compare, snr
+from experiments.config import UsageError
+from experiments.gaussian import Gaussian
+from iwae_jax import objectives
+from iwae_jax.gradients import Gradient
+
+
+def rows(file):
+    with file.open(newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+@pytest.fixture
+def type_it(monkeypatch, capsys, tmp_path):
+    """Type the command line of an experiment; get its exit status and what it printed."""
+    monkeypatch.delenv("IWAE_JAX_DATA", raising=False)
+
+    def run(module, *words):
+        words = [*map(str, words), "--out-dir", str(tmp_path / "out")]
+        monkeypatch.setattr(sys, "argv", [module.__name__, *words])
+        with pytest.raises(SystemExit) as stop:
+            module.main()
+        printed = capsys.readouterr()
+        assert "Traceback" not in printed.out + printed.err
+        return stop.value.code, printed.out + printed.err
+
+    return run
+
+
+def test_the_gaussian_models_evidence_and_moments():
+    """At the posterior every weight is p(x); elsewhere moments against a numerical integral."""
+    model = Gaussian(size=3, variance=0.5)
+    mu = jnp.array([0.2, -0.1, 0.4])
+    exact = iwae_jax.Params(mu, {"A": 0.5 * jnp.eye(3), "b": mu / 2}, model)
+    x = jnp.array([[0.5, -1.0, 2.0]])
+    log_w = iwae_jax.log_weights(exact, x, jax.random.key(0), 5)
+    np.testing.assert_allclose(log_w[:, 0], jnp.repeat(model.log_evidence(exact, x), 5), rtol=1e-5)
+    params = iwae_jax.init(jax.random.key(1), Gaussian(size=1))
+    point = jnp.array([0.7])
+    z = jnp.linspace(-9, 9, 20_001)
+    log_q = jax.vmap(lambda z: params.model.log_posterior(params.recognition, point, (z,)))(
+        z[:, None]
+    )
+    log_p = jax.vmap(lambda z: params.model.log_joint(params.generative, point, (z,)))(z[:, None])
+    ratio = np.asarray(log_p - log_q - params.model.log_evidence(params, point[None]), np.float64)
+    expected = [
+        np.trapezoid(np.exp(n * ratio + np.asarray(log_q, np.float64)), np.asarray(z, np.float64))
+        for n in range(9)
+    ]
+    np.testing.assert_allclose(params.model.moments(params, point), expected, rtol=1e-3)
+    with pytest.raises(ValueError, match="Expected weights with a moment of order"):
+        narrow = iwae_jax.init(jax.random.key(1), Gaussian(size=1, variance=0.2))
+        narrow.model.moments(narrow, point)
+
+
+def test_control_variates_have_the_means_that_are_said():
+    """Against an enumeration of all draws of weights that take two values."""
+    chance, values, k = 0.3, np.array([0.4, 1.7]), 4
+    moments = np.array([np.dot([1 - chance, chance], values**n) for n in range(9)])
+    draws = np.array(list(itertools.product([0, 1], repeat=k)))
+    law = np.prod(np.where(draws, chance, 1 - chance), axis=1)
+    means = {n: np.mean(values[draws] ** n, axis=1) - moments[n] for n in (1, 2, 3, 4)}
+    assert len(bias.CONTROLS) > 10
+    for powers in bias.CONTROLS:
+        enumerated = np.dot(law, np.prod([means[n] for n in powers], axis=0))
+        np.testing.assert_allclose(bias.exact_mean(powers, moments, k), enumerated, atol=1e-12)
+
+
+def test_a_slope_is_that_of_the_logs():
+    points = {k: 3.0 * k**-2 for k in (1, 8, 16, 64)}
+    assert snr.slope_of(points | {1: 100.0}) == pytest.approx(-2.0)
+    assert np.isnan(snr.slope_of({8: 1.0}))
+
+
+def test_snr_writes_what_it_says(type_it, tmp_path):
+    status, printed = type_it(snr, "--k", 4, 16, 64, "--size", 2, "--data", 8, "--draws", 200)
+    assert status == (1 if "verdict: NOT" in printed else 0)
+    found = rows(tmp_path / "out" / "snr.csv")
+    assert len(found) == 3 * 5 * 2
+    assert {row["kind"] for row in found} == {"lower bound"}
+    assert all(float(row["snr"]) > 0 for row in found)
+    assert (tmp_path / "out" / "snr.png").read_bytes().startswith(b"\x89PNG")
+    ratios = {(r["entry"], r["parameters"], int(r["k"])): float(r["snr"]) for r in found}
+    assert ratios["iwae/reparam", "phi", 64] < ratios["iwae/reparam", "phi", 4]
+    assert ratios["iwae/dreg", "phi", 64] > 2 * ratios["iwae/reparam", "phi", 64]
+
+
+def test_bias_finds_the_orders(tmp_path):
+    """In a process of its own: it switches JAX to float64."""
+    command = [sys.executable, "-m", "experiments.bias", "--k", "4", "16", "32", "--size", "3"]
+    command += ["--replicates", "6000", "--sumo-cap", "100", "--out-dir", str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    assert "verdict" in run.stdout, run.stderr
+    found = rows(tmp_path / "bias.csv")
+    assert {row["entry"] for row in found} == {
+        "iwae", "cubo:n=2", "sumo", *(f"jackknife:order={m}" for m in (1, 2, 3))
+    }  # fmt: skip
+    value = {(row["entry"], float(row["k"])): float(row["bias"]) for row in found}
+    assert abs(np.log2(value["iwae", 32] / value["iwae", 16]) + 1) < 0.05
+    assert abs(np.log2(value["jackknife:order=1", 32] / value["jackknife:order=1", 16]) + 2) < 0.3
+    assert (tmp_path / "bias.png").read_bytes().startswith(b"\x89PNG")
+
+
+QUICK = ("--dataset=digits", "--data-source=embedded", "--passes=2", "--seeds=2", "--eval-k=5")
+QUICK += ("--k=2", "--batch-size=200", "--eval-images=20", "--entries", "iwae", "iwae/dreg@1")
+
+
+def test_compare_lays_entries_side_by_side(type_it, tmp_path):
+    status, printed = type_it(compare, *QUICK, "cubo:n=3")
+    assert status == 0
+    assert printed.count("verdict: ") == 2
+    assert "NOT comparable" in printed
+    table = rows(tmp_path / "out" / "table.csv")
+    assert [row["entry"] for row in table] == ["iwae", "iwae/dreg@1", "cubo:n=3"]
+    assert [row["kind"] for row in table] == ["lower bound", "lower bound", "neither"]
+    assert float(table[0]["difference"]) == 0.0
+    for row in table:
+        assert float(row["nll_se"]) > 0 and float(row["ms_per_step"]) > 0
+        assert float(row["memory_mib"]) > 0
+    curves = rows(tmp_path / "out" / "curves.csv")
+    assert len(curves) == 3 * 2 * 2
+    # The first pass starts from the same parameters: seeds differ, and entries do too after it.
+    assert len({row["held_out_L_50"] for row in curves}) == len(curves)
+    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
+    saved = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert saved["entries"] == ["iwae", "iwae/dreg@1", "cubo:n=3"]
+
+
+def test_a_seed_of_compare_is_a_run_of_its_own(type_it, tmp_path):
+    """vmap over seeds changes nothing but rounding: the same as train_epoch seed by seed."""
+    type_it(compare, *QUICK)
+    curves = rows(tmp_path / "out" / "curves.csv")
+    arguments = compare.Compare(
+        k=2, passes=2, seeds=2, batch_size=200, dataset="digits", data_source="embedded"
+    )
+    from experiments.results import Keys
+    from experiments.runner import load_data
+
+    base = arguments.base()
+    data, keys = load_data(base), Keys.of(base)._replace()
+    params = iwae_jax.init(keys.init, base.model(64), data_mean=data.mean)
+    state = iwae_jax.TrainState.create(params, base.optimizer(7))
+    for number in range(2):
+        state, values = iwae_jax.train_epoch(
+            state, data.train, keys.train, 2, batch_size=200, maximum=data.maximum
+        )
+        got = next(
+            float(row["train_value"])
+            for row in curves
+            if (row["entry"], row["seed"], row["pass"]) == ("iwae", "0", str(number + 1))
+        )
+        np.testing.assert_allclose(got, np.mean(values), rtol=1e-4)
+
+
+def test_compare_goes_on_where_it_was_stopped(type_it, tmp_path, monkeypatch):
+    type_it(compare, *QUICK)
+    whole = rows(tmp_path / "out" / "curves.csv")
+    (tmp_path / "out").rename(tmp_path / "whole")
+    save, saves = compare._Entry.save, []
+
+    def killed(self):
+        save(self)
+        saves.append(self)
+        if len(saves) == 3:
+            raise OSError("no space left")
+
+    monkeypatch.setattr(compare._Entry, "save", killed)
+    status, _ = type_it(compare, *QUICK)
+    assert status == 1
+    monkeypatch.setattr(compare._Entry, "save", save)
+    status, _ = type_it(compare, *QUICK)
+    assert status == 0
+    again = rows(tmp_path / "out" / "curves.csv")
+    for row in whole + again:
+        del row["ms_per_step"]
+    assert again == whole
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--entries", "magic"], "Expected an objective in"),
+        (["--entries", "iwae", "iwae"], "Expected --entries to differ, got iwae iwae"),
+        (["--entries", "renyi:beta=1"], "Expected an entry such as renyi:alpha=0.5/dreg@8, got"),
+        (["--entries", "renyi:alpha=x"], "Expected an entry such as"),
+        (["--entries", "iwae/magic"], "Expected gradient to be one of"),
+        (["--entries", "elbo/rws"], "Expected gradient 'rws' to be defined for ELBO"),
+        (["--entries", "iwae/dreg@0"], "Expected m to be a positive int"),
+        (["--seeds", "1"], "Expected --seeds to be at least 2, got 1"),
+        (["--k", "0"], "Expected --k to be at least 1, got 0"),
+    ],
+)  # fmt: skip
+def test_compare_refuses_what_makes_no_comparison(type_it, words, message):
+    status, printed = type_it(compare, *words)
+    assert status == 2
+    assert message in printed
+
+
+def test_a_folder_holds_one_comparison(type_it, tmp_path):
+    (tmp_path / "out").mkdir()
+    type_it(compare, *QUICK)
+    status, printed = type_it(compare, *QUICK, "--eval-k=6")
+    assert status == 2
+    assert "to hold the same comparison, got other eval_k" in printed
+
+
+def test_entries_are_what_they_say():
+    assert compare.parse_entry("vae", 4) == (objectives.ELBO(), Gradient())
+    assert compare.parse_entry("renyi:alpha=-inf/stl@3", 4) == (
+        objectives.Renyi(-np.inf), Gradient("stl", "stl", 3),
+    )  # fmt: skip
+    with pytest.raises(UsageError, match="Expected an entry"):
+        compare.parse_entry("miwae:m=3", 4)
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "message"),
+    [
+        (snr, ["--k", 8], "Expected --k to rise, with two values from 8 on"),
+        (snr, ["--k", 8, 18], "Expected --k to hold 1 and multiples of 4"),
+        (snr, ["--draws", 1], "Expected --draws to be at least 10, got 1"),
+        (bias, ["--k", 16, 8], "Expected --k to rise"),
+        (bias, ["--replicates", 0], "Expected --replicates to be at least 1000, got 0"),
+    ],
+)  # fmt: skip
+def test_the_other_two_refuse_bad_input(type_it, module, words, message):
+    status, printed = type_it(module, *words)
+    assert status == 2
+    assert message in printed
