@@ -1,6 +1,9 @@
-"""Peak memory of `log_likelihood` as k grows, each k in a process of its own.
+"""Peak memory of evaluation and of training as k grows, each in a process of its own.
 
-    python -m benchmarks.memory --k 500 5000 50000
+    python -m benchmarks.memory
+
+Evaluation is `log_likelihood`; training is two steps on a batch of 20, plain with k = 50, and with the
+backward pass on m = 8 resampled samples at k = 50 and k = 5000.
 
 The figure is the largest resident set of the whole process, compiler included.
 """
@@ -11,11 +14,25 @@ import sys
 
 import tyro
 
-CODE = """
+EVALUATION = """
 import resource, sys, jax, jax.numpy as jnp, iwae_jax
 params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
 x = jnp.zeros((20, 784))
 jax.block_until_ready(iwae_jax.log_likelihood(params, x, jax.random.key(1), k=int(sys.argv[1])))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+TRAINING = """
+import resource, sys, jax, jax.numpy as jnp, optax, iwae_jax
+k, m = int(sys.argv[1]), int(sys.argv[2])
+gradient = iwae_jax.gradients.resampled(m) if m else "reparam"
+params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
+state = iwae_jax.TrainState.create(params, optax.adam(1e-3))
+for step in range(2):
+    x, key = jnp.zeros((20, 784)), jax.random.key(step)
+    state, bounds = iwae_jax.train_step(state, x, key, k, gradient=gradient)
+    jax.block_until_ready(bounds)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 """
 
@@ -25,7 +42,18 @@ class Arguments:
     """What to measure."""
 
     k: tuple[int, ...] = (500, 5_000, 50_000)
-    """Importance samples."""
+    """Importance samples of the evaluation."""
+    train_k: int = 5_000
+    """Importance samples of the training that is resampled."""
+    m: int = 8
+    """Samples in its backward pass."""
+
+
+def peak(code: str, *words: int) -> float:
+    """The largest resident set of a process that runs the code, MiB."""
+    command = [sys.executable, "-c", code, *map(str, words)]
+    run = subprocess.run(command, capture_output=True, text=True, check=True)
+    return float(run.stdout)
 
 
 def main() -> None:
@@ -33,12 +61,15 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     first = None
     for k in arguments.k:
-        run = subprocess.run(
-            [sys.executable, "-c", CODE, str(k)], capture_output=True, text=True, check=True
-        )
-        peak = float(run.stdout)
-        first = first or peak
-        print(f"k = {k:7,}: {peak:6.0f} MiB, {peak / first:.3f} of the first")
+        size = peak(EVALUATION, k)
+        first = first or size
+        print(f"evaluation, k = {k:7,}: {size:6.0f} MiB, {size / first:.3f} of the first")
+    plain = peak(TRAINING, 50, 0)
+    print(f"training, k = 50: {plain:6.0f} MiB")
+    for k in (50, arguments.train_k):
+        size = peak(TRAINING, k, arguments.m)
+        name = f"training, k = {k:,}, resampled {arguments.m}"
+        print(f"{name}: {size:6.0f} MiB, {size / plain:.3f} of k = 50")
 
 
 if __name__ == "__main__":

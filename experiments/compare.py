@@ -4,7 +4,8 @@
     python -m experiments.compare --passes=13 --eval-k=5000        # an hour: see the README
 
 An entry is OBJECTIVE[:PARAMETER=VALUE,..][/GRADIENT[@M]]: iwae/dreg, renyi:alpha=0.5, iwae/reparam@8
-(the backward pass on 8 resampled samples). All entries have the same network, data, initial
+(the backward pass on 8 resampled samples), tvo:partitions=[0,0.5,1], elbo/reparam+rws (theta's gradient
+and phi's). All entries have the same network, data, initial
 parameters, batches and passes, and the seeds of an entry are trained side by side, with vmap. The
 entries take their passes in turn, so that the ratios of their times are those of one machine state.
 
@@ -15,6 +16,7 @@ same command goes on from the last pass.
 import csv
 import json
 import math
+import re
 import time
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -64,7 +66,7 @@ class Compare:
     def check(self) -> None:
         """Raise a `UsageError` for the first value that makes no comparison."""
         for name, least in (
-            ("k", 1), ("seeds", 2), ("passes", 1), ("batch_size", 1), ("eval_k", 1),
+            ("k", 1), ("seeds", 3), ("passes", 1), ("batch_size", 1), ("eval_k", 1),
             ("eval_images", 2),
         ):  # fmt: skip
             if getattr(self, name) < least:
@@ -101,11 +103,12 @@ def parse_entry(text: str, k: int) -> tuple[Any, Any]:
         raise UsageError(f"Expected an objective in {list(OBJECTIVES)}, got {name!r} in {text!r}.")
     try:
         values = {}
-        for pair in filter(None, given.split(",")):
+        for pair in filter(None, re.split(r",(?![^\[]*\])", given)):  # not within brackets
             parameter, _, value = pair.partition("=")
             values[parameter] = {"inf": math.inf, "-inf": -math.inf}.get(value) or json.loads(value)
         objective = OBJECTIVES[name](**values)
-        estimator = gradients.parse(gradient)
+        theta, _, phi = gradient.rpartition("+")
+        estimator = gradients.Gradient(theta or phi, phi)
         if m:
             estimator = gradients.resampled(json.loads(m), estimator)
         gradients.check_pair(objective, estimator, k)

@@ -154,7 +154,6 @@ class Config:
         for name in SWEPT:
             if not getattr(self, name):
                 raise UsageError(f"Expected at least one value for {_flag(name)}, got none.")
-        self._check_objectives()
         counts = ("k", "batch_size", "total_stages", "stage_base", "stages", "passes", "resampled")
         for name in (*counts, "eval_k", "eval_images"):
             value = getattr(self, name)
@@ -163,6 +162,7 @@ class Config:
                     raise UsageError(f"Expected {_flag(name)} to be at least 1, got {number}.")
                 if number is not None and number >= 2**31:
                     raise UsageError(f"Expected {_flag(name)} to be under 2**31, got {number}.")
+        self._check_objectives()
         if self.stage_base**self.total_stages > 10**6:
             raise UsageError(
                 "Expected --stage-base to the power of --total-stages to be at most a million, got "
@@ -208,6 +208,8 @@ class Config:
                     f"Expected {_flag(parameter)} with --objective {' or '.join(takers)}, got "
                     f"--objective {' '.join(self.objective)}."
                 )
+        if self.parameters.analytic_kl and 2 in self.layers:
+            raise UsageError("Expected --analytic-kl with --layers 1, got --layers 2.")
         try:
             for run in self.runs():
                 objective, gradient = run.objective_function, run.gradient_estimator
@@ -218,7 +220,9 @@ class Config:
     def _given(self) -> dict[str, Any]:
         """The parameters of objectives that were given."""
         given = {f.name: getattr(self.parameters, f.name) for f in fields(self.parameters)}
-        return {name: value for name, value in given.items() if value not in (None, False)}
+        return {
+            name: value for name, value in given.items() if value is not None and value is not False
+        }
 
     def runs(self) -> list["Config"]:
         """One config for each combination of the swept values."""
@@ -238,7 +242,7 @@ class Config:
         taken = _names(OBJECTIVES[objective])
         for name, value in self._given().items():
             if name in taken:
-                values = value if isinstance(value, tuple) else (value,)
+                values = value if isinstance(value, (tuple, list)) else (value,)
                 parts.append(name + "_".join(map(str, values)))
         parts += [f"L{layers}", f"k{k}"]
         if self.gradient_estimator != Gradient():
@@ -315,7 +319,13 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def parse(kind: Any, program: str, description: str, default: Any = MISSING) -> Any:
+def parse(
+    kind: Any,
+    program: str,
+    description: str,
+    default: Any = MISSING,
+    words: list[str] | None = None,
+) -> Any:
     """Parse a command line into a dataclass; a bad one raises a `UsageError` of one line."""
     errors = io.StringIO()
     given = {} if default is MISSING else {"default": default}
@@ -323,6 +333,7 @@ def parse(kind: Any, program: str, description: str, default: Any = MISSING) -> 
         with contextlib.redirect_stderr(errors):
             return tyro.cli(
                 kind,
+                args=words,
                 prog=program,
                 description=description,
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),

@@ -73,7 +73,7 @@ def test_dreg_is_unbiased_for_every_objective(layers, objective):
     theta, phi = draws(model, objective)
     theta_dreg, phi_dreg = draws(model, objective, "dreg")
     np.testing.assert_allclose(theta_dreg, theta, rtol=1e-3, atol=1e-3)  # the very same
-    assert scores(phi_dreg - phi).max() < 4.5
+    assert scores(phi_dreg - phi).max() < 4
     # It is another estimator, with less variance.
     assert phi_dreg.var(axis=0).sum() < 0.8 * phi.var(axis=0).sum()
 
@@ -90,8 +90,8 @@ def test_stl_is_unbiased_for_the_elbo_and_biased_for_the_iwae():
 def test_gdreg_is_unbiased_for_the_priors_parameters(model, objective):
     theta, phi = draws(model, objective)
     theta_gdreg, phi_gdreg = draws(model, objective, "gdreg")
-    assert scores(theta_gdreg - theta).max() < 4.5
-    assert scores(phi_gdreg - phi).max() < 4.5
+    assert scores(theta_gdreg - theta).max() < 4
+    assert scores(phi_gdreg - phi).max() < 4
     # What is not a prior's is reparam's; the priors' gradients are others.
     other = np.abs(theta_gdreg - theta).max(axis=0) > 1e-2
     names = jax.tree.leaves_with_path(iwae_jax.init(KEY, model).generative)
@@ -116,7 +116,7 @@ def test_gdreg_has_less_variance_for_the_prior_at_the_posterior():
         np.asarray(jax.vmap(functools.partial(gradient, name))(keys))
         for name in ("reparam", "gdreg")
     )
-    assert scores(gdreg - reparam).max() < 4.5
+    assert scores(gdreg - reparam).max() < 4
     assert np.abs(gdreg - reparam).max() > 1e-2
 
 
@@ -131,8 +131,8 @@ def test_score_functions_are_unbiased_where_all_draws_can_be_enumerated(objectiv
 
     expected = jax.grad(exact)(params)
     theta, phi = draws(model, objective, gradient, k)
-    assert scores(theta, np.asarray(flat(expected.generative))).max() < 4.5
-    assert scores(phi, np.asarray(flat(expected.recognition))).max() < 4.5
+    assert scores(theta, np.asarray(flat(expected.generative))).max() < 4
+    assert scores(phi, np.asarray(flat(expected.recognition))).max() < 4
 
 
 @pytest.mark.parametrize("gradient", ["vimco", "score"])
@@ -142,7 +142,7 @@ def test_score_functions_agree_with_reparam_where_both_are_defined(layers, gradi
     theta, phi = draws(model, IWAE())
     theta_score, phi_score = draws(model, IWAE(), gradient)
     np.testing.assert_allclose(theta_score, theta, rtol=1e-3, atol=1e-3)
-    assert scores(phi_score - phi).max() < 4.5
+    assert scores(phi_score - phi).max() < 4
 
 
 def test_a_baseline_lowers_the_variance_of_the_score_function():
@@ -175,13 +175,13 @@ def test_wake_phases_are_what_they_say():
 
     expected = jax.grad(direction)(params.recognition)
     theta, phi = draws(model, IWAE(), "rws", k)
-    assert scores(phi, np.asarray(flat(expected))).max() < 4.5
+    assert scores(phi, np.asarray(flat(expected))).max() < 4
     iwae = jax.grad(lambda p: model.over_draws(p, x, k, lambda log_w, _: IWAE()(log_w)))(params)
-    assert scores(theta, np.asarray(flat(iwae.generative))).max() < 4.5
+    assert scores(theta, np.asarray(flat(iwae.generative))).max() < 4
     for layers in (1, 2):
         _, phi = draws(LinearGaussian(layers=layers), IWAE(), "rws")
         _, phi_dreg = draws(LinearGaussian(layers=layers), IWAE(), "rws_dreg")
-        assert scores(phi_dreg - phi).max() < 4.5
+        assert scores(phi_dreg - phi).max() < 4
         assert phi_dreg.var(axis=0).sum() < 0.8 * phi.var(axis=0).sum()
 
 
@@ -190,7 +190,7 @@ def test_the_sleep_phase_climbs_log_q_of_the_models_own_draws():
     params = iwae_jax.init(jax.random.key(0), model)
     expected = jax.grad(model.dreamt)(params).recognition
     theta, phi = draws(model, IWAE(), "wake_sleep", 3)
-    assert scores(phi, np.asarray(flat(expected))).max() < 4.5
+    assert scores(phi, np.asarray(flat(expected))).max() < 4
     theta_wake, _ = draws(model, IWAE(), "rws", 3)
     np.testing.assert_allclose(theta, theta_wake, atol=1e-5)
 
@@ -200,7 +200,8 @@ def test_the_sleep_phase_climbs_log_q_of_the_models_own_draws():
     [
         (IWAE(), "reparam", 1), (IWAE(), "dreg", 2), (IWAE(), "vimco", 1), (IWAE(), "rws", 1),
         (IWAE(), "gdreg", 2), (Jackknife(2), "dreg", 1), (PIWAE(2), "reparam", 1),
-        (HomeMade(), "dreg", 2), (ELBO(analytic_kl=True), "reparam", 1),
+        (HomeMade(), "dreg", 2), (ELBO(analytic_kl=True), "reparam", 1), (PIWAE(3), "dreg", 2),
+        (CUBO(2.0), "stl", 1), (IWAE(), "score", 1), (IWAE(), "rws_dreg", 2),
     ],
     ids=repr,
 )  # fmt: skip
@@ -209,8 +210,8 @@ def test_resampling_is_unbiased(objective, gradient, layers):
     model = LinearGaussian(layers=layers)
     theta, phi = draws(model, objective, gradient)
     theta_few, phi_few = draws(model, objective, resampled(2, gradient))
-    assert scores(theta_few - theta).max() < 4.5
-    assert scores(phi_few - phi).max() < 4.5
+    assert scores(theta_few - theta).max() < 4
+    assert scores(phi_few - phi).max() < 4
     assert np.abs(phi_few - phi).max() > 1e-2  # it is another estimator
 
 
@@ -246,12 +247,10 @@ def test_theta_and_phi_may_use_different_estimators():
     )
 
 
-@pytest.mark.parametrize("gradient", ["reparam", "dreg", resampled(2, "stl"), "vimco"], ids=str)
+@pytest.mark.parametrize("gradient", ["reparam", "dreg", "vimco"])
 def test_piwae_is_iwae_for_theta_and_miwae_for_phi_and_nothing_leaks(gradient):
     model = LinearGaussian(layers=2)
     theta, phi = draws(model, PIWAE(2), gradient, count=500)
-    if isinstance(gradient, Gradient):
-        return  # its samples are drawn by both coefficients; test_resampling_is_unbiased has it
     np.testing.assert_allclose(
         theta, draws(model, IWAE(), gradient, count=500)[0], rtol=1e-4, atol=1e-4
     )
@@ -348,7 +347,7 @@ def test_the_elbo_with_an_analytic_kl_has_the_same_mean_and_gradient():
     for part, part_exact in zip(
         draws(LinearGaussian(), ELBO()), draws(LinearGaussian(), exact), strict=True
     ):
-        assert scores(part_exact - part).max() < 4.5
+        assert scores(part_exact - part).max() < 4
 
 
 def test_the_analytic_kl_of_the_network_is_the_divergence():
@@ -373,8 +372,8 @@ def test_the_analytic_kl_of_the_network_is_the_divergence():
 def test_sumos_gradient_is_unbiased_for_the_iwae_of_its_cap(gradient):
     theta, phi = draws(LinearGaussian(), IWAE(), k=8)
     theta_sumo, phi_sumo = draws(LinearGaussian(), SUMO(tail=4), gradient, k=8)
-    assert scores(theta_sumo - theta).max() < 4.5
-    assert scores(phi_sumo - phi).max() < 4.5
+    assert scores(theta_sumo - theta).max() < 4
+    assert scores(phi_sumo - phi).max() < 4
 
 
 def test_sumo_looks_at_no_more_samples_than_it_needs():
@@ -390,6 +389,25 @@ def test_sumo_looks_at_no_more_samples_than_it_needs():
     computed = np.isfinite(log_w).sum(axis=0)
     np.testing.assert_array_equal(computed, counts)
     assert computed.mean() < 10
+
+
+def test_weights_of_zero_give_no_infinite_signals():
+    """Of a sample whose others weigh nothing, the baseline is zero; others' are over what is left."""
+    for name in ("vimco", "score"):
+        log_w = jnp.array([[0.0], [-jnp.inf], [-1.0], [-jnp.inf]])
+        weighed = coefficients(IWAE(), log_w, phi=name, for_phi=None, curvature=False)
+        assert np.isfinite(weighed.phi).all()
+    two = jnp.array([[0.0], [-jnp.inf]])
+    weighed = coefficients(IWAE(), two, phi="vimco", for_phi=None, curvature=False)
+    assert np.isfinite(weighed.phi).all()
+
+
+def test_a_batch_of_no_data():
+    params, x = small(1), binary(2)[:0]
+    for objective in ("iwae", "sumo", "jackknife", "tvo"):
+        for gradient in ("reparam", "dreg", resampled(2), "vimco"):
+            values = iwae_jax.bound(params, x, KEY, 60, objective=objective, gradient=gradient)
+            assert values.shape == (0,)
 
 
 def test_a_batch_is_the_data_one_by_one():

@@ -93,7 +93,7 @@ def test_two_layers_and_the_vae(run, tmp_path):
     assert status == 0
     summary = json.loads((tmp_path / "runs/mnist/vae-L2-k2-seed0/summary.json").read_text())
     assert len(summary["active_units"]) == 2
-    assert "ELBO (mean of 2)" in printed
+    assert "ELBO, mean of 2 (lower bound)" in printed
 
 
 def test_another_config_is_refused_with_the_difference(run):
@@ -471,3 +471,71 @@ def test_what_differs_from_the_paper_is_said(run):
         "loss: the mean over a batch",
     ):
         assert line in printed
+
+
+@pytest.mark.parametrize(
+    ("words", "objective", "name"),
+    [
+        ("--objective renyi --alpha 0", "Renyi(alpha=0.0)", "renyi-alpha0.0-L1-k2-seed0"),
+        (
+            "--objective ciwae --beta 0 --gradient dreg",
+            "CIWAE(beta=0.0)",
+            "ciwae-beta0.0-L1-k2-dreg-seed0",
+        ),
+        ("--objective jackknife --order 0", "Jackknife(order=0)", "jackknife-order0-L1-k2-seed0"),
+        (
+            "--objective vae --analytic-kl",
+            "ELBO(analytic_kl=True)",
+            "vae-analytic_klTrue-L1-k2-seed0",
+        ),
+        (
+            "--objective tvo --partitions 0 0.5 1 --resampled 1 --theta-gradient stl",
+            "TVO(partitions=(0.0, 0.5, 1.0), first=0.1)",
+            "tvo-partitions0.0_0.5_1.0-L1-k2-stl+reparam@1-seed0",
+        ),
+    ],
+)
+def test_objectives_and_gradients_on_the_command_line(monkeypatch, words, objective, name):
+    parsed = config.parse(config.Config, "test", "Test.", config.Config(k=(2,)), words.split())
+    parsed.check()
+    assert repr(parsed.objective_function) == objective
+    assert parsed.name == name
+    saved = json.loads(json.dumps(parsed.to_json()))
+    assert config.Config.from_json(saved).name == name
+    assert config.Config.from_json(saved).objective_function == parsed.objective_function
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--objective iwae --alpha 0",
+            "Expected --alpha with --objective renyi, got --objective iwae",
+        ),
+        ("--objective miwae --m 0", "Expected m to be a positive int, got 0"),
+        ("--objective miwae --m 3", "Expected m to divide k, got m = 3 and k = 50"),
+        ("--objective elbo --gradient rws", "Expected gradient 'rws' to be defined for ELBO"),
+        ("--objective vae --analytic-kl --layers 2", "Expected --analytic-kl with --layers 1"),
+        ("--objective magic", "Expected --objective in ['vae', 'elbo', 'iwae'"),
+        ("--gradient magic", "Expected gradient to be one of"),
+        ("--resampled 0", "Expected --resampled to be at least 1, got 0"),
+        ("--k 0", "Expected --k to be at least 1, got 0"),
+    ],
+)
+def test_objectives_and_gradients_that_make_no_run(words, message):
+    parsed = config.parse(config.Config, "test", "Test.", config.Config(), words.split())
+    with pytest.raises(config.UsageError) as error:
+        parsed.check()
+    assert message in str(error.value)
+
+
+def test_a_sweep_over_gradients_names_each_run(run, tmp_path):
+    status, printed = run("--gradient", "reparam", "dreg", "--objective", "renyi", "--alpha", "0.5")
+    assert status == 0
+    assert "test Renyi(alpha=0.5), k=2 (lower bound)" in " ".join(printed.replace("│", " ").split())
+    names = {folder.name for folder in (tmp_path / "runs/mnist").iterdir() if folder.is_dir()}
+    assert names == {"renyi-alpha0.5-L1-k2-seed0", "renyi-alpha0.5-L1-k2-dreg-seed0"}
+    summary = json.loads(
+        (tmp_path / "runs/mnist/renyi-alpha0.5-L1-k2-dreg-seed0/summary.json").read_text()
+    )
+    assert summary["objective_kind"] == "lower bound" and summary["gradient"] == "dreg"

@@ -116,7 +116,7 @@ def test_bias_finds_the_orders(tmp_path):
     assert (tmp_path / "bias.png").read_bytes().startswith(b"\x89PNG")
 
 
-QUICK = ("--dataset=digits", "--data-source=embedded", "--passes=2", "--seeds=2", "--eval-k=5")
+QUICK = ("--dataset=digits", "--data-source=embedded", "--passes=2", "--seeds=3", "--eval-k=5")
 QUICK += ("--k=2", "--batch-size=200", "--eval-images=20", "--entries", "iwae", "iwae/dreg@1")
 
 
@@ -133,7 +133,7 @@ def test_compare_lays_entries_side_by_side(type_it, tmp_path):
         assert float(row["nll_se"]) > 0 and float(row["ms_per_step"]) > 0
         assert float(row["memory_mib"]) > 0
     curves = rows(tmp_path / "out" / "curves.csv")
-    assert len(curves) == 3 * 2 * 2
+    assert len(curves) == 3 * 3 * 2
     # The first pass starts from the same parameters: seeds differ, and entries do too after it.
     assert len({row["held_out_L_50"] for row in curves}) == len(curves)
     assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -146,7 +146,7 @@ def test_a_seed_of_compare_is_a_run_of_its_own(type_it, tmp_path):
     type_it(compare, *QUICK)
     curves = rows(tmp_path / "out" / "curves.csv")
     arguments = compare.Compare(
-        k=2, passes=2, seeds=2, batch_size=200, dataset="digits", data_source="embedded"
+        k=2, passes=2, seeds=3, batch_size=200, dataset="digits", data_source="embedded"
     )
     from experiments.results import Keys
     from experiments.runner import load_data
@@ -201,7 +201,7 @@ def test_compare_goes_on_where_it_was_stopped(type_it, tmp_path, monkeypatch):
         (["--entries", "iwae/magic"], "Expected gradient to be one of"),
         (["--entries", "elbo/rws"], "Expected gradient 'rws' to be defined for ELBO"),
         (["--entries", "iwae/dreg@0"], "Expected m to be a positive int"),
-        (["--seeds", "1"], "Expected --seeds to be at least 2, got 1"),
+        (["--seeds", "1"], "Expected --seeds to be at least 3, got 1"),
         (["--k", "0"], "Expected --k to be at least 1, got 0"),
     ],
 )  # fmt: skip
@@ -224,6 +224,9 @@ def test_entries_are_what_they_say():
     assert compare.parse_entry("renyi:alpha=-inf/stl@3", 4) == (
         objectives.Renyi(-np.inf), Gradient("stl", "stl", 3),
     )  # fmt: skip
+    objective, gradient = compare.parse_entry("tvo:partitions=[0,0.5,1],first=0.2/gdreg+vimco@2", 4)
+    assert objective == objectives.TVO((0, 0.5, 1), first=0.2)
+    assert gradient == Gradient("gdreg", "vimco", 2)
     with pytest.raises(UsageError, match="Expected an entry"):
         compare.parse_entry("miwae:m=3", 4)
 

@@ -223,6 +223,31 @@ def test_sumo_is_a_randomly_truncated_sum():
     np.testing.assert_allclose(gradient[:, 0].sum(), 1.0, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shift", [-1e4, -90.0, 1e3])
+def test_an_offset_of_all_weights_costs_sumo_and_tvo_no_digits(shift):
+    values = jnp.round(16 * log_w(k=50, scale=1.0)) / 16  # exact at every shift
+    uniform = jnp.array([0.5, 0.05, 0.01])
+    for objective in (lambda l: SUMO()(l, uniform), TVO(5)):  # noqa: E741
+        value, slope = (f(objective, values) for f in (lambda o, v: o(v), gradient_of))
+        np.testing.assert_allclose(objective(values + shift) - shift, value, atol=2e-3 + 1e-4)
+        np.testing.assert_allclose(gradient_of(objective, values + shift), slope, atol=1e-5)
+
+
+def gradient_of(objective, values):
+    return jax.grad(lambda v: objective(v).sum())(values)
+
+
+def test_renyi_at_its_edges():
+    values = jnp.array([-90.0, -110.0])
+    for alpha, expected in ((-1e38, -90.0), (1e37, -110.0)):
+        np.testing.assert_allclose(Renyi(alpha)(values), expected, rtol=1e-6)
+        assert np.isfinite(jax.grad(Renyi(alpha))(values)).all()
+    empty = jnp.array([0.0, -1.0, -jnp.inf, -2.0])
+    assert Renyi(2.0)(empty) == -np.inf
+    assert np.isfinite(jax.grad(Renyi(2.0))(empty)).all()
+    np.testing.assert_array_equal(Renyi(1.0).hessian_diagonal(empty), 0.0)
+
+
 def test_sumos_tail():
     reach = SUMO(tail=3, decay=0.5).reach(7)
     np.testing.assert_allclose(reach, [1, 1 / 2, 1 / 3, 1 / 6, 1 / 12, 1 / 24], rtol=1e-5)

@@ -63,10 +63,16 @@ def _signals(objective: Objective, log_w: Float[Array, "k n"], name: str) -> Flo
     def row(i):
         places = jnp.arange(k - 1)
         others = log_w[jnp.where(places < i, places, places + 1)]
-        without = others if name == "score" else log_w.at[i].set(jnp.mean(others, axis=0))
-        return value - objective(without)
+        if name == "score":
+            baseline = objective(others)
+        else:  # weights of zero, and samples that were not looked at, are not averaged over
+            seen = jnp.isfinite(others)
+            total = jnp.sum(jnp.where(seen, others, 0.0), axis=0)
+            mean = total / jnp.maximum(jnp.sum(seen.astype(total.dtype), axis=0), 1.0)
+            baseline = objective(log_w.at[i].set(mean))
+        return value - jnp.where(jnp.isfinite(baseline), baseline, 0.0)
 
-    return jax.lax.map(row, jnp.arange(k), batch_size=64)
+    return jax.lax.map(row, jnp.arange(k), batch_size=8)
 
 
 def gradient_coefficients(objective: Objective, log_w: Float[Array, "k n"]) -> Float[Array, "k n"]:
@@ -88,7 +94,7 @@ def hessian_coefficients(objective: Objective, log_w: Float[Array, "k n"]) -> Fl
         direction = jnp.zeros_like(log_w).at[i].set(1.0)
         return jax.jvp(c, (log_w,), (direction,))[1][i]
 
-    return jax.lax.map(row, jnp.arange(log_w.shape[0]), batch_size=64)
+    return jax.lax.map(row, jnp.arange(log_w.shape[0]), batch_size=8)
 
 
 def resample(

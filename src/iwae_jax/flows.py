@@ -156,7 +156,7 @@ def _generalised(params: Params, data: Array, z: PyTree) -> tuple[Any, Any, Any]
         E_q[c d log p(z[l] | z[l+1]) / d theta]
           = E_q[(c d/dz[l] (log q - log p(z[l] | z[l+1])) + h dl/dz[l]) dT/d theta]
 
-    (Bauer and Mnih, 2021, eq. 9), with every other layer of z held fixed.
+    (Bauer and Mnih, 2021), with every other layer of z held fixed.
     """
     model, theta, phi = params.model, params.generative, params.recognition
 

@@ -159,7 +159,7 @@ def bound(
         the mean of the other l. Unbiased, for latents that can't be reparameterised.
         ``"score"``: the same, less V of the other k - 1 samples.
         All but ``"reparam"`` are gradients in ``params`` alone: in x they give NaN, and they have
-        no second derivatives.
+        no second derivatives. So it is of ``"reparam"`` with `PIWAE`, `SUMO` or `resampled`.
 
     Returns:
       The bound, nats.
@@ -180,10 +180,10 @@ def bound(
 
     Reference:
       Burda et al., Importance Weighted Autoencoders (2016), eq. 8 and 14; Roeder et al., Sticking
-      the Landing (2017); Tucker et al., Doubly Reparameterized Gradient Estimators (2019), eq. 8 and
-      sec. 4.2 (RWS); Bauer and Mnih, Generalized Doubly Reparameterized Gradient Estimators (2021),
-      eq. 9; Bornschein and Bengio, Reweighted Wake-Sleep (2015), sec. 2; Mnih and Rezende, Variational
-      Inference for Monte Carlo Objectives (2016), eq. 7 to 10.
+      the Landing (2017); Tucker et al., Doubly Reparameterized Gradient Estimators (2019); Bauer and
+      Mnih, Generalized Doubly Reparameterized Gradient Estimators (2021); Bornschein and Bengio,
+      Reweighted Wake-Sleep (2015); Mnih and Rezende, Variational Inference for Monte Carlo Objectives
+      (2016).
     """
     k = check_positive_int("k", k)
     objective, gradient = named(objective), parse(gradient)

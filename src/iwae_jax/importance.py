@@ -117,7 +117,7 @@ def streamed_log_weights(
         return sampled_log_weights(params, data, keys, start + jnp.arange(CHUNK), **options)
 
     chunks = jax.lax.map(chunk, jnp.arange(0, k, CHUNK))
-    return chunks.reshape(-1, len(data))[:k]
+    return jax.lax.collapse(chunks, 0, 2)[:k]
 
 
 def counted_log_weights(

@@ -32,7 +32,13 @@ def log_mean_power(log_w: Float[Array, "k *batch"], power: float) -> Float[Array
     near = jnp.all(jnp.abs(exponent) < 0.5, axis=0)  # false where a weight is zero
     excess = jnp.mean(jnp.expm1(jnp.where(near[None], exponent, 0.0)), axis=0)
     close = jnp.where(near, centre[0], 0.0) + jnp.log1p(excess) / power
-    return jnp.where(near, close, log_mean_exp(power * log_w) / power)
+    # Relative to the weight that dominates, so that a large power does not overflow.
+    extreme = jnp.max if power > 0 else jnp.min
+    peak = jax.lax.stop_gradient(extreme(log_w, axis=0, keepdims=True))
+    whole = jnp.isfinite(peak)  # if not, the value is infinite, and does not move
+    exponent = power * (jnp.where(whole, log_w, 0.0) - jnp.where(whole, peak, 0.0))
+    far = log_mean_exp(exponent) / power + peak[0]
+    return jnp.where(near, close, far)
 
 
 _STEP = 0.3  # of the lattice in log t: the rule's error is near exp(-pi^2 / step)
@@ -55,7 +61,7 @@ def jackknife(log_w: Float[Array, "k *batch"], order: int) -> Float[Array, "*bat
     """
     k = log_w.shape[0]
     total = jax.nn.logsumexp(log_w, axis=0)
-    log_p = (log_w - total[None]).reshape(k, -1)
+    log_p = (log_w - total[None]).reshape(k, math.prod(log_w.shape[1:]))
     descending = jnp.flip(jnp.sort(jax.lax.stop_gradient(log_p), axis=0), axis=0)
     left = jnp.flip(jax.lax.cumlogsumexp(jnp.flip(descending, axis=0), axis=0), axis=0)
     # From where a clock has rung with probability eps to where it has not with eps squared.
@@ -68,7 +74,8 @@ def jackknife(log_w: Float[Array, "k *batch"], order: int) -> Float[Array, "*bat
     ends = points[:-1, -1]
     weights = jnp.ones_like(points).at[1:].set((points[1:] > ends[:, None]).astype(points.dtype))
     weights = weights.at[:-1, -1].add(jnp.maximum(points[1:, 0] - ends - 1, 0.0))
-    points, weights = (a.reshape(-1, log_p.shape[1]) for a in (points, weights))
+    rows = (order + 1) * len(steps)
+    points, weights = (a.reshape(rows, log_p.shape[1]) for a in (points, weights))
     rung = _poisson_binomial(log_p[:, None] + _STEP * points[None], order)
     integrals = _STEP * jnp.sum(rung[1:] * weights[None], axis=1)
     correction = jnp.zeros_like(log_p[0])

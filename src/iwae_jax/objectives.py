@@ -33,7 +33,7 @@ Objective = Callable[..., Array]
 
 Kind = Literal["lower bound", "upper bound", "unbiased", "neither", "not said"]
 KINDS: tuple[Kind, ...] = ("lower bound", "upper bound", "unbiased", "neither", "not said")
-"""What the mean of an objective's value is to log p(x), at every k."""
+"""What the mean of an objective's value is to log p(x), at every k (of `SUMO`, but for its cap)."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ class Renyi:
     It falls as alpha rises. alpha = 0 is the IWAE, alpha = 1 exactly the ELBO, alpha = -inf the
     largest log-weight (VR-max), alpha = inf the smallest. For alpha >= 0 it is a lower bound of
     log p(x); for alpha < 0 neither: its limit in k is an upper bound, but k samples estimate that
-    with a bias downwards.
+    with a bias downwards. To train on, it is climbed in theta and phi alike at any alpha, as in the
+    paper's VR-alpha; where it is above log p(x), that pulls q away from the posterior.
 
     Attributes:
       alpha: the order.
@@ -124,7 +125,7 @@ class Renyi:
       -90.0
 
     Reference:
-      Li and Turner, Renyi Divergence Variational Inference (2016), eq. 8.
+      Li and Turner, Renyi Divergence Variational Inference (2016).
     """
 
     alpha: float = 0.5
@@ -146,9 +147,10 @@ class Renyi:
     def hessian_diagonal(self, log_w: Float[Array, "k *batch"]) -> Float[Array, "k *batch"]:
         """(1 - alpha) v (1 - v), with v the normalised w^(1 - alpha)."""
         order = 1.0 - float(self.alpha)
-        if math.isinf(order):
+        if order == 0 or math.isinf(order):
             return jnp.zeros_like(log_w)
-        return order * _softmax_slope(order * log_w)
+        c = jax.grad(lambda l: jnp.sum(log_mean_power(l, order)))(log_w)  # noqa: E741
+        return order * c * (1.0 - c)
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ class CUBO:
     """The chi upper bound: (1/n) log (1/k) sum_i w_i^n, which is `Renyi` of order 1 - n.
 
     Its exact value (k to infinity) is an upper bound of log p(x). What k samples give is neither:
-    it is biased low, and may lie under log p(x) however large n.
+    it is biased low, and may lie under log p(x) however large n. As an upper bound it is for
+    evaluation, or to be descended in phi (the negative of its gradient); `iwae_jax.train_step` climbs what it
+    is given, which for large k pulls q away from the posterior.
 
     Attributes:
       n: the power, over 1.
@@ -171,7 +175,7 @@ class CUBO:
       -100.0
 
     Reference:
-      Dieng et al., Variational Inference via chi Upper Bound Minimization (2017), eq. 3.
+      Dieng et al., Variational Inference via chi Upper Bound Minimization (2017).
     """
 
     n: float = 2.0
@@ -211,7 +215,7 @@ class MIWAE:
       -100.0
 
     Reference:
-      Rainforth et al., Tighter Variational Bounds Are Not Necessarily Better (2018), eq. 7.
+      Rainforth et al., Tighter Variational Bounds Are Not Necessarily Better (2018).
     """
 
     m: int = 2
@@ -255,7 +259,7 @@ class CIWAE:
       -100.0
 
     Reference:
-      Rainforth et al., Tighter Variational Bounds Are Not Necessarily Better (2018), eq. 8.
+      Rainforth et al., Tighter Variational Bounds Are Not Necessarily Better (2018).
     """
 
     beta: float = 0.5
@@ -293,7 +297,7 @@ class PIWAE:
       -90.0 MIWAE(m=2)
 
     Reference:
-      Rainforth et al., Tighter Variational Bounds Are Not Necessarily Better (2018), eq. 9, 10.
+      Rainforth et al., Tighter Variational Bounds Are Not Necessarily Better (2018).
     """
 
     m: int = 2
@@ -339,7 +343,7 @@ class Jackknife:
 
     Reference:
       Nowozin, Debiasing Evidence Approximations: On Importance-weighted Autoencoders and Jackknife
-      Variational Inference (2018), eq. 14 and 15.
+      Variational Inference (2018).
     """
 
     order: int = 1
@@ -381,7 +385,7 @@ class TVO:
       (0.0, 0.1, 1.0)
 
     Reference:
-      Masrani et al., The Thermodynamic Variational Objective (2019), eq. 8 and 12.
+      Masrani et al., The Thermodynamic Variational Objective (2019).
     """
 
     partitions: int | tuple[float, ...] = 5
@@ -413,13 +417,17 @@ class TVO:
 
     def __call__(self, log_w: Float[Array, "k *batch"]) -> Float[Array, "*batch"]:
         betas = self.betas
+        # Relative to the largest weight, so that an offset of all weights costs no digits.
+        peak = jax.lax.stop_gradient(jnp.max(log_w, axis=0, keepdims=True))
+        peak = jnp.where(jnp.isfinite(peak), peak, 0.0)
+        log_w = log_w - peak
         value = betas[1] * jnp.mean(log_w, axis=0)
         for low, high in itertools.pairwise(betas[1:]):
             weights = jax.nn.softmax(low * log_w, axis=0)
             # A weight of zero adds nothing here, where 0 times minus infinity would be NaN.
             terms = weights * jnp.where(weights > 0, log_w, 0.0)
             value += (high - low) * jnp.sum(terms, axis=0)
-        return value
+        return peak[0] + value
 
 
 @dataclass(frozen=True)
@@ -428,11 +436,11 @@ class SUMO:
 
     L_j is the IWAE of the first j samples and T a random number: P(T >= j) is 1/j up to j =
     ``tail`` and falls by the factor ``decay`` from there, so that a datum takes 6 samples on average.
-    k caps the cost: T is at most k - 1, and the mean is that of L_k, which rises to log p(x) as k
-    grows; at any k it is within L_k's bias of it, of order 1/k. Terms that are reached with a
-    probability under 2^-23 are left out, since they would never be seen (with the default tail, those
-    beyond j = 189), and their rarity is the method's weakness: what is seldom seen has a heavy tail.
-    ``tail`` = k has none, at the cost of 1 + log k samples.
+    k caps the cost: T is at most k - 1, and the mean is exactly that of L_k, so that what is left of
+    the bias is L_k's, of order 1/k. A term that is reached with a probability under 2^-23 would never
+    be seen, and is left out: with the default tail those beyond j = 189, whatever k. ``tail`` = k
+    leaves out none, at a mean cost of 1 + sum_{j<k} 1/j samples, near 1.6 + log k. The variance is that
+    of a heavy tail.
 
     It is called as ``objective(log_w, uniform)``, with a uniform number in [0, 1) for each datum
     that says where to stop; `iwae_jax.bound` draws it, and computes no sample that is not looked at.
@@ -455,7 +463,7 @@ class SUMO:
 
     Reference:
       Luo et al., SUMO: Unbiased Estimation of Log Marginal Probability for Latent Variable Models
-      (2020), eq. 9 and sec. 4.
+      (2020).
     """
 
     tail: int = 80
@@ -489,7 +497,10 @@ class SUMO:
             return log_w[0]
         shape = (-1,) + (1,) * (log_w.ndim - 1)
         looked_at = jnp.arange(k).reshape(shape) < self.samples(uniform, k)[None]
-        log_w = jnp.where(looked_at, log_w, 0.0)  # what is there counts for nothing
+        # Relative to the largest weight, so that an offset of all weights costs no digits.
+        peak = jnp.max(jnp.where(looked_at, log_w, -jnp.inf), axis=0, keepdims=True)
+        peak = jax.lax.stop_gradient(jnp.where(jnp.isfinite(peak), peak, 0.0))
+        log_w = jnp.where(looked_at, log_w - peak, 0.0)  # what is not looked at counts for nothing
         counts = jnp.asarray(np.log(np.arange(1, k + 1)), log_w.dtype).reshape(shape)
         bounds = jax.lax.cumlogsumexp(log_w, axis=0) - counts
         # The first term is always there, so that the sum starts from L_2.
@@ -497,7 +508,7 @@ class SUMO:
         rises = jnp.where(terms, bounds[2:], 0.0) - jnp.where(terms, bounds[1:-1], 0.0)
         reach = self.reach(k)[1:]
         weights = jnp.asarray(1 / np.where(reach > 0, reach, np.inf), log_w.dtype)
-        return bounds[1] + jnp.sum(rises * weights.reshape(shape), axis=0)
+        return peak[0] + bounds[1] + jnp.sum(rises * weights.reshape(shape), axis=0)
 
 
 OBJECTIVES: tuple[type, ...] = (
