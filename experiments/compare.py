@@ -230,8 +230,7 @@ class _Entry:
         compiled = jax.jit(lambda state, x, key: step(state, x, key)).lower(
             one, x, self.keys.train[0]
         )
-        memory = compiled.compile().memory_analysis()
-        self.memory = None if memory is None else memory.temp_size_in_bytes / 2**20
+        self.memory = _mebibytes(compiled.compile().memory_analysis())
         self.saved = checkpoints.Checkpoints(folder / "checkpoints", keep=1)
         restored = self.saved.restore(self.state)
         self.done, self.warm = 0, False
@@ -245,6 +244,14 @@ class _Entry:
         with held():
             _replace(self.folder / "lines.json", json.dumps(self.lines))
             self.saved.save(self.done, self.state)
+
+
+def _mebibytes(memory: Any) -> float | None:
+    """What a compiled step holds at most: what goes in, what comes out and what is between."""
+    if memory is None:
+        return None
+    held = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    return (held - memory.alias_size_in_bytes) / 2**20
 
 
 def _train_all(arguments, base, entries, data, folder) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 import iwae_jax
-from iwae_jax import ModelConfig
+from iwae_jax import ModelConfig, importance, protocol
 from tests.oracles import LinearGaussian
 
 KEY = jax.random.key(1)
@@ -171,3 +171,21 @@ def test_small_scales_do_not_cost_digits():
     log_q = jax.vmap(lambda key: params.model.sample_posterior((q,), x, key)[1])(keys)
     # E[log q] = -1/2 log(2 pi e) + 13; its standard error is sqrt(1/2) / sqrt(2000) = 0.016.
     np.testing.assert_allclose(log_q.mean(), 13 - 0.5 * np.log(2 * np.pi * np.e), atol=4 * 0.016)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_streamed_counted_and_chosen_samples_are_those_of_the_whole(layers):
+    """The key of a sample is its own, however the work is cut."""
+    params, x, k = small(layers), binary(3), 2 * importance.CHUNK + 7
+    data, keys, _ = protocol.flatten_batch(params, x, KEY)
+    whole = iwae_jax.log_weights(params, x, KEY, k)
+    streamed = importance.streamed_log_weights(params, data, keys, k)
+    np.testing.assert_allclose(streamed, whole, rtol=1e-5)
+    counts = jnp.array([5, 0, k])
+    counted = importance.counted_log_weights(params, data, keys, counts, k)
+    for n, count in enumerate(counts):
+        np.testing.assert_allclose(counted[:count, n], whole[:count, n], rtol=1e-5)
+        assert (counted[count:, n] == -jnp.inf).all()
+    samples = jnp.array([[3, 3], [50, 1], [k - 1, 0]])
+    chosen = importance.sampled_log_weights(params, data, keys, samples)
+    np.testing.assert_allclose(chosen, jnp.take_along_axis(whole, samples.T, axis=0), rtol=1e-5)

@@ -1,0 +1,70 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from iwae_jax.coefficients import (
+    Coefficients,
+    gradient_coefficients,
+    hessian_coefficients,
+    resample,
+)
+from iwae_jax.objectives import CUBO, ELBO, IWAE, PIWAE, TVO, Jackknife, Renyi
+from tests.test_estimators import SMOOTH
+from tests.test_importance import KEY
+
+
+class Squared(IWAE):
+    """A subclass with another value: the IWAE's closed form is not its own."""
+
+    def __call__(self, log_w):
+        return IWAE()(log_w) ** 2
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [*SMOOTH, Squared(), PIWAE(3), Renyi(1.0), CUBO(3.0), TVO(1), Jackknife(0)],
+    ids=repr,
+)
+def test_the_diagonal_of_the_hessian(objective):
+    log_w = 2 * jax.random.normal(KEY, (6, 3))
+    got = hessian_coefficients(objective, log_w)
+    for n in range(3):
+        hessian = jax.hessian(lambda l, n=n: objective(l[:, None])[0])(log_w[:, n])  # noqa: E741
+        np.testing.assert_allclose(got[:, n], np.diag(hessian), atol=2e-5)
+
+
+def test_coefficients_of_the_two_ends():
+    log_w = jax.random.normal(KEY, (4, 2))
+    np.testing.assert_allclose(gradient_coefficients(ELBO(), log_w), 0.25, rtol=1e-6)
+    softmax = jax.nn.softmax(log_w, axis=0)
+    np.testing.assert_allclose(gradient_coefficients(IWAE(), log_w), softmax, rtol=1e-5)
+
+
+def test_resampled_sums_have_the_mean_of_whole_sums():
+    """Over the offset, which is all that is random: theta's, phi's and h's, of either sign."""
+    theta = jnp.array([0.5, -0.2, 0.0, 0.1, 1e-30])
+    weighed = Coefficients(theta, jnp.array([0.1, 0.3, 0.2, 0.0, 0.0]), -theta)
+    values = jnp.array([1.0, -2.0, 3.0, 5.0, 1.0])
+
+    def sums(offset):
+        columns = jax.tree.map(lambda a: a[:, None], weighed)
+        samples, chosen = resample(3, offset[None], columns)
+        return jnp.stack([jnp.sum(a[:, 0] * values[samples[0]]) for a in jax.tree.leaves(chosen)])
+
+    offsets = (jnp.arange(2000.0) + 0.5) / 2000
+    got = jax.vmap(sums)(offsets).mean(axis=0)
+    expected = [float(jnp.sum(a * values)) for a in weighed if a is not None]
+    np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+def test_resampling_never_takes_what_has_no_weight():
+    size = jnp.array([[0.0], [1e-35], [0.0], [3e-35], [0.0]])
+    weighed = Coefficients(size, size, None)
+    for offset in (0.1, 0.5, 0.99999994):
+        samples, chosen = resample(4, jnp.array([offset]), weighed)
+        np.testing.assert_array_equal(samples[0], [1, 3, 3, 3])
+        np.testing.assert_allclose(chosen.theta[:, 0], 1e-35, rtol=1e-5)
+    samples, chosen = resample(2, jnp.array([0.5]), jax.tree.map(jnp.zeros_like, weighed))
+    np.testing.assert_array_equal(chosen.theta, 0.0)
+    assert ((samples >= 0) & (samples < 5)).all()
