@@ -52,12 +52,15 @@ class Bias:
             raise UsageError(
                 f"Expected --k to rise, with two values from {FIRST} on, got {self.k}."
             )
-        for name, least in (("size", 1), ("replicates", 1000), ("sumo_cap", 2)):
+        for name, least in (("size", 1), ("replicates", 1000)):
             if getattr(self, name) < least:
-                flag = "--" + name.replace("_", "-")
                 raise UsageError(
-                    f"Expected {flag} to be at least {least}, got {getattr(self, name)}."
+                    f"Expected --{name} to be at least {least}, got {getattr(self, name)}."
                 )
+        if not self.sumo_cap or list(self.sumo_cap) != sorted(set(self.sumo_cap)):
+            raise UsageError(f"Expected --sumo-cap to rise, got {self.sumo_cap}.")
+        if self.sumo_cap[0] < 2:
+            raise UsageError(f"Expected --sumo-cap to be at least 2, got {self.sumo_cap[0]}.")
         if self.k[0] < 1:
             raise UsageError(f"Expected --k to be at least 1, got {self.k[0]}.")
 
@@ -248,10 +251,10 @@ def measure(arguments: Bias) -> int:
     last = {r["entry"]: r for r in rows}
     print_table(
         f"estimates of log p(x) = {exact:.3f}, less that, nats; slopes of log |bias| in log k from 16 on",
-        ("entry", "value is", "k", "bias", "variance", "slope", "literature"),
+        ("entry (value is)", "k", "bias", "variance", "slope", "expected"),
         [
             (
-                name, row["kind"], f"{row['k']:g}", f"{row['bias']:+.2e} ± {row['bias_se']:.0e}",
+                f"{name} ({row['kind']})", f"{row['k']:g}", f"{row['bias']:+.2e} ± {row['bias_se']:.0e}",
                 f"{row['variance']:.2e}",
                 shown(slopes[name]) if name in slopes else "",
                 f"{SLOPES[name]:+d}" if name in SLOPES else "",

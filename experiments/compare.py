@@ -5,7 +5,8 @@
 
 An entry is OBJECTIVE[:PARAMETER=VALUE,..][/GRADIENT[@M]]: iwae/dreg, renyi:alpha=0.5, iwae/reparam@8
 (the backward pass on 8 resampled samples), tvo:partitions=[0,0.5,1], elbo/reparam+rws (theta's gradient
-and phi's). All entries have the same network, data, initial
+and phi's). The word "gradients" stands for the IWAE with each gradient, "objectives" for each objective
+with its default parameters. All entries have the same network, data, initial
 parameters, batches and passes, and the seeds of an entry are trained side by side, with vmap. The
 entries take their passes in turn, so that the ratios of their times are those of one machine state.
 
@@ -18,7 +19,7 @@ import json
 import math
 import re
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -92,6 +93,19 @@ class Compare:
         )
 
 
+def expand(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """The entries, with the words that stand for several written out; none twice."""
+    from iwae_jax import gradients, objectives
+
+    words = {
+        "gradients": [
+            f"iwae/{name}" if name != "reparam" else "iwae" for name in gradients.GRADIENTS
+        ],
+        "objectives": ["iwae", *(name for name in objectives.NAMES if name != "iwae")],
+    }
+    return tuple(dict.fromkeys(name for entry in entries for name in words.get(entry, [entry])))
+
+
 def parse_entry(text: str, k: int) -> tuple[Any, Any]:
     """The objective and the gradient of an entry; a `UsageError` if it is none."""
     from iwae_jax import gradients
@@ -125,6 +139,7 @@ def main() -> None:
     def work() -> int:
         arguments = parse(Compare, "python -m experiments.compare", __doc__ or "")
         arguments.check()
+        arguments = replace(arguments, entries=expand(arguments.entries))
         entries = {text: parse_entry(text, arguments.k) for text in arguments.entries}
         from experiments.display import console
         from experiments.results import DivergedError
@@ -429,8 +444,7 @@ def _write(folder, arguments, data, entries, results, rows) -> None:
         ),
         [
             (
-                row["entry"],
-                row["kind"],
+                f"{row['entry']} ({row['kind']})",
                 f"{row['nll']:.2f} ± {row['nll_se']:.2f}",
                 f"{row['difference']:+.2f} ± {row['difference_se']:.2f}",
                 "+".join(f"{v:.1f}" for v in row["active"]),

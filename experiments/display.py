@@ -102,10 +102,12 @@ def duration(seconds: float) -> str:
 
 
 def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a small table; the first column is kept whole, the others align right."""
+    """Print a small table; the first column is folded where room is short, numbers never are."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, name in enumerate(header):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=i == 0)
+        table.add_column(
+            name, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold"
+        )
     for row in rows:
         table.add_row(*row)
     console.print(table)

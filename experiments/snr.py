@@ -159,11 +159,10 @@ def measure(arguments: Snr) -> int:
     plots.signal_to_noise(folder / "snr.png", rows, slopes, caption)
     print_table(
         "slope of log(signal-to-noise) in log k",
-        ("entry", "value is", "theta", "phi", "literature: theta", "phi"),
+        ("entry (value is)", "theta", "phi", "expected: theta", "phi"),
         [
             (
-                name,
-                next(r["kind"] for r in rows if r["entry"] == name),
+                f"{name} ({next(r['kind'] for r in rows if r['entry'] == name)})",
                 *(f"{slopes[name, p]:+.2f}" for p in ("theta", "phi")),
                 *(
                     f"{EXPECTED[name, p]:+.1f}" if (name, p) in EXPECTED else ""

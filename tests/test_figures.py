@@ -219,6 +219,14 @@ def test_a_folder_holds_one_comparison(type_it, tmp_path):
     assert "to hold the same comparison, got other eval_k" in printed
 
 
+def test_words_that_stand_for_several_entries():
+    entries = compare.expand(("gradients", "objectives", "iwae/reparam@8"))
+    assert entries[0] == "iwae" and len(set(entries)) == len(entries)
+    assert {"iwae/gdreg", "iwae/vimco", "renyi", "sumo", "iwae/reparam@8"} < set(entries)
+    for entry in entries:
+        compare.parse_entry(entry, 50)
+
+
 def test_entries_are_what_they_say():
     assert compare.parse_entry("vae", 4) == (objectives.ELBO(), Gradient())
     assert compare.parse_entry("renyi:alpha=-inf/stl@3", 4) == (
@@ -239,6 +247,8 @@ def test_entries_are_what_they_say():
         (snr, ["--draws", 1], "Expected --draws to be at least 10, got 1"),
         (bias, ["--k", 16, 8], "Expected --k to rise"),
         (bias, ["--replicates", 0], "Expected --replicates to be at least 1000, got 0"),
+        (bias, ["--sumo-cap", 9, 3], "Expected --sumo-cap to rise, got (9, 3)"),
+        (bias, ["--sumo-cap", 1], "Expected --sumo-cap to be at least 2, got 1"),
     ],
 )  # fmt: skip
 def test_the_other_two_refuse_bad_input(type_it, module, words, message):
