@@ -401,6 +401,7 @@ def _table(entries: dict[str, Any], results: dict[str, Any]) -> list[dict[str, A
 def _write(folder, arguments, data, entries, results, rows) -> None:
     from experiments import plots
     from experiments.display import console, print_table
+    from experiments.results import binarization_name
 
     with (folder / "table.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
@@ -418,7 +419,8 @@ def _write(folder, arguments, data, entries, results, rows) -> None:
                     writer.writerow([text, seed, line["pass"], *values, line["ms_per_step"]])
     source = data.source + (f" ({data.origin})" if data.source == "embedded" else "")
     caption = (
-        f"{data.name} from {source}; dynamic binarization; L={arguments.layers}, trained with "
+        f"{data.name} from {source}; {binarization_name(arguments.base(), data)} binarization; "
+        f"L={arguments.layers}, trained with "
         f"k={arguments.k}, {arguments.passes} passes, {arguments.seeds} seeds; curves on "
         f"{'held-out' if len(data.validation) else 'test'} images; "
         f"NLL = -L_{arguments.eval_k} on the first {min(arguments.eval_images, len(data.test)):,} test "

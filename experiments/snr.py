@@ -8,7 +8,8 @@ parameters, but falls as k^(-1/2) for the recognition parameters, where DReG's (
 rises. MIWAE, CIWAE and PIWAE are beside them. A few minutes on two cores; writes snr.csv and snr.png.
 
 The ratio is |mean| / standard deviation of a component of the gradient over all the data, averaged
-over components. Where DReG gives the same mean with less noise, the mean is DReG's.
+over components: those of mu for theta, and of q's offset b for phi (its matrix A is left out).
+Where DReG gives the same mean with less noise, the mean is DReG's.
 """
 
 import csv
