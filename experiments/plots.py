@@ -84,13 +84,21 @@ def reconstructions(
 
 
 def unit_activity(
-    file: Path, variances: list[np.ndarray], counts: list[int], threshold: float, caption: str
+    file: Path,
+    variances: list[np.ndarray],
+    divergences: list[np.ndarray],
+    counts: list[int],
+    threshold: float,
+    caption: str,
 ) -> None:
-    """The variance of each unit's posterior mean over the data, sorted, a panel a layer."""
-    figure = _figure(6.4, 0.8 + 2.6 * len(variances))
-    panels = figure.subplots(len(variances), 1, squeeze=False)[:, 0]
+    """Each unit's activity, sorted, and its KL divergence against it; a row a layer."""
+    figure = _figure(9.6, 0.8 + 2.8 * len(variances))
+    panels = figure.subplots(len(variances), 2, squeeze=False, width_ratios=(1.4, 1))
     floor = threshold / 100
-    for layer, (axes, variance, count) in enumerate(zip(panels, variances, counts, strict=True)):
+    for layer, (variance, divergence, count) in enumerate(
+        zip(variances, divergences, counts, strict=True)
+    ):
+        axes, beside = panels[layer]
         ordered = np.sort(variance)[::-1]
         colours = np.where(ordered > threshold, "tab:blue", "0.75")
         axes.bar(np.arange(1, len(ordered) + 1), np.maximum(ordered, floor), color=colours)
@@ -103,6 +111,62 @@ def unit_activity(
             ylabel="variance over x\nof posterior mean",
         )
         axes.legend(loc="upper right", frameon=False)
+        both = [np.maximum(values, floor) for values in (variance, divergence)]
+        beside.scatter(*both, s=14, c=np.where(variance > threshold, "tab:blue", "0.6"))
+        for line in (beside.axvline, beside.axhline):
+            line(threshold, color="tab:red", linewidth=0.8)
+        beside.set(
+            xscale="log",
+            yscale="log",
+            title=f"{int(np.sum(divergence > threshold))} units with KL above {threshold}",
+            xlabel="variance over x of posterior mean",
+            ylabel="KL to the prior, nats",
+        )
+        beside.grid(alpha=0.2)
+    _save(figure, file, caption)
+
+
+def weights(
+    file: Path,
+    log_w: np.ndarray,
+    curves: dict[str, list[tuple[int, float]]],
+    title: str,
+    caption: str,
+) -> None:
+    """How unequal the weights of each image are, and the bounds against k that they give."""
+    figure = _figure(10.0, 4.2)
+    left, right = figure.subplots(1, 2)
+    k = len(log_w)
+    shifted = log_w.astype(np.float64) - log_w.max(axis=0)
+    share = np.exp(shifted) / np.exp(shifted).sum(axis=0)
+    relative = np.log10(np.maximum(share * k, 1e-12)).ravel()
+    edges = np.linspace(-12, max(1.0, relative.max()), 60)
+    left.hist(relative, edges, color="tab:blue", alpha=0.4, label="samples")
+    # The same histogram by weight: where the estimate comes from.
+    left.hist(
+        relative, edges, weights=share.ravel() * k, histtype="step", color="tab:red",
+        label="samples, counted by weight",
+    )  # fmt: skip
+    left.axvline(0, color="0.5", linewidth=0.8)
+    left.set(
+        title=f"{title}: normalised, times {k:,}",
+        xlabel="log10 of a weight over the mean weight",
+        ylabel="samples",
+        yscale="log",
+    )
+    left.legend(loc="upper left", frameon=False, fontsize=8)
+    for name, points in curves.items():
+        right.plot(*zip(*points, strict=True), ".-", label=name)
+    shown = [value for points in curves.values() for samples, value in points if samples > 1]
+    if shown:
+        margin = 0.1 * (max(shown) - min(shown)) + 0.05
+        right.set_ylim(min(shown) - margin, max(shown) + margin)
+    right.set(
+        title="Bounds from the same weights", xlabel="k", ylabel="nats, mean over images",
+        xscale="log",
+    )  # fmt: skip
+    right.grid(alpha=0.2)
+    right.legend(loc="lower right", frameon=False, fontsize=8)
     _save(figure, file, caption)
 
 

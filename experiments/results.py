@@ -7,17 +7,19 @@ import jax
 import numpy as np
 
 import iwae_jax
-from experiments import plots
 from experiments.config import Config
-from experiments.display import Display, console, duration, print_table
-from experiments.folders import RunFolder
+from experiments.display import Display, console, duration, print_table, warn
 from experiments.published import IMAGES, published
-from iwae_jax import objectives
+from iwae_jax import evaluation, latents, objectives
 from iwae_jax.data import Dataset
-from iwae_jax.evaluation import importance_estimate
+from iwae_jax.evaluation import Diagnosis
 
 ACTIVE_THRESHOLD = 0.01
-BLOCK = 500  # images between two moves of the progress bar
+BLOCK = 500  # images between two moves of the progress bar, at most
+WEIGHTS = 500_000  # log-weights between them
+STORED = 100  # images whose log-weights a run keeps
+SURGERY_IMAGES = 2000  # whose posteriors are mixed: the cost is that of its square
+PRUNED_IMAGES = 1000
 
 
 class DivergedError(Exception):
@@ -62,50 +64,127 @@ def training_bound(
 
 
 def evaluate(
-    config: Config, params: iwae_jax.Params, data: Dataset, k: int, images: int | None
-) -> tuple[dict[str, Any], np.ndarray]:
-    """What is reported of a model on test images, and log p(x) of each of them."""
+    config: Config,
+    params: iwae_jax.Params,
+    data: Dataset,
+    k: int,
+    images: int | None,
+    seed: int | None = None,
+) -> tuple[dict[str, Any], Diagnosis, np.ndarray]:
+    """What is reported of a model on test images.
+
+    Args:
+      config: the run's.
+      params: the trained parameters.
+      data: the data set; its first ``images`` test images (default: all) are used.
+      k: importance samples of the likelihood.
+      images: see ``data``.
+      seed: other importance samples than the run's own; the images' pixels stay.
+
+    Returns:
+      The summary, the diagnosis of each image, and the log-weights of the first `STORED` images.
+    """
     keys = Keys.of(config)
     test = data.test[:images]
     x = iwae_jax.data.binarize(test, keys.test_pixels, data.maximum)
-    datum_keys = iwae_jax.datum_keys(keys.test, len(test))
+    sample_key = keys.test if seed is None else jax.random.fold_in(keys.test, seed)
+    datum_keys = iwae_jax.datum_keys(sample_key, len(test))
+    block = max(1, min(BLOCK, WEIGHTS // k))
     begun = time.monotonic()
-    parts: list[tuple[Any, Any]] = []
+    found: list[Diagnosis] = []
+    bounds: list[Any] = []
+    stored: list[np.ndarray] = []
     with Display(f"evaluating (k={k})", len(test), unit="image") as display:
-        for start in range(0, len(test), BLOCK):
-            block, block_keys = x[start : start + BLOCK], datum_keys[start : start + BLOCK]
-            estimate = importance_estimate(params, block, block_keys, k)
-            bounds = training_bound(config, params, block, block_keys)
-            display.wait((estimate, bounds))
-            parts.append((estimate, bounds))
-            nll = -np.mean(np.concatenate([e.log_likelihood for e, _ in parts]), dtype=np.float64)
-            display.advance(f"NLL {nll:.2f}", 1, len(block))
-    seconds = time.monotonic() - begun
-    log_p = np.concatenate([estimate.log_likelihood for estimate, _ in parts])
-    effective = np.concatenate([estimate.effective_sample_size for estimate, _ in parts])
-    if not np.isfinite(log_p).all():
-        raise DivergedError(
-            f"log p(x) of test image {int(np.flatnonzero(~np.isfinite(log_p))[0])} is not finite."
-        )
+        for start in range(0, len(test), block):
+            part, part_keys = x[start : start + block], datum_keys[start : start + block]
+            log_w = iwae_jax.log_weights(params, part, part_keys, k)
+            bound = training_bound(config, params, part, part_keys)
+            display.wait((log_w, bound))
+            log_w = np.asarray(log_w)
+            if not np.isfinite(log_w.max(axis=0)).all():
+                number = start + int(np.flatnonzero(~np.isfinite(log_w.max(axis=0)))[0])
+                raise DivergedError(f"log p(x) of test image {number} is not finite.")
+            found.append(evaluation.diagnose(log_w))
+            bounds.append(bound)
+            if start < STORED:
+                stored.append(log_w[:, : STORED - start])
+            nll = -np.mean(np.concatenate([part.log_likelihood for part in found]))
+            display.advance(f"NLL {nll:.2f}", 1, len(part))
+    diagnosis = Diagnosis(*map(np.concatenate, zip(*found, strict=True)))
+    likelihood = evaluation.summarise(diagnosis)
     summary = {
-        "test_nll": -float(np.mean(log_p, dtype=np.float64)),
+        "test_nll": likelihood.nll,
         "test_nll_k": k,
-        "test_bound": float(np.mean(np.concatenate([b for _, b in parts]), dtype=np.float64)),
+        "monte_carlo_error": _number(likelihood.monte_carlo_error),
+        "split_error": _number(likelihood.split_error),
+        "test_bound": float(np.mean(np.concatenate(bounds), dtype=np.float64)),
         "test_images": len(test),
         "objective": repr(config.objective_function),
         "objective_kind": objectives.kind(config.objective_function),
         "gradient": str(config.gradient_estimator),
-        "effective_sample_size": float(np.mean(effective, dtype=np.float64)),
+        "effective_sample_size": likelihood.effective_sample_size,
+        "effective_sample_size_5": likelihood.effective_sample_size_5,
+        "largest_weight": likelihood.largest_weight,
+        "pareto_k_high": _number(likelihood.pareto_k_high),
+        "warnings": likelihood.warnings(),
         "source": data.source,
         "origin": data.origin,
         "binarization": binarization_name(config, data),
-        "seconds": {"evaluation": seconds},
     }
     if len(test) > 1:
-        active = iwae_jax.active_units(params, x, keys.active, threshold=ACTIVE_THRESHOLD)
-        summary["active_units"] = [int(count) for count in active.counts]
-        summary["activity"] = [[float(v) for v in layer] for layer in active.variances]
-    return summary, log_p
+        summary |= _latents(params, x, keys.active)
+        summary |= _without_inactive(params, x, datum_keys, diagnosis, summary["activity"], k)
+    summary["seconds"] = {"evaluation": time.monotonic() - begun}
+    return summary, diagnosis, np.concatenate(stored, axis=1)
+
+
+def _number(value: float) -> float | None:
+    """A number as JSON has it; None where there is none."""
+    return None if np.isnan(value) else value
+
+
+def _latents(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> dict[str, Any]:
+    """Activity of the units on all images, and the ELBO's terms on some of them."""
+    active = iwae_jax.active_units(params, x, key, threshold=ACTIVE_THRESHOLD)
+    divergences = latents.unit_divergences(params, x, key)
+    terms = latents.elbo_surgery(params, x[:SURGERY_IMAGES], key)
+    return {
+        "active_units": [int(count) for count in active.counts],
+        "activity": [[float(v) for v in layer] for layer in active.variances],
+        "divergences": [[float(v) for v in layer] for layer in divergences],
+        "units_with_divergence": [
+            int(np.sum(np.asarray(layer) > ACTIVE_THRESHOLD)) for layer in divergences
+        ],
+        "elbo_terms": {name: float(value) for name, value in terms._asdict().items()}
+        | {"images": min(len(x), SURGERY_IMAGES)},
+    }
+
+
+def _without_inactive(
+    params: iwae_jax.Params,
+    x: jax.Array,
+    keys: jax.Array,
+    diagnosis: Diagnosis,
+    activity: list[list[float]],
+    k: int,
+) -> dict[str, Any]:
+    """The NLL of a model without its inactive units less that with them, on some images."""
+    keep = tuple(np.array(layer) > ACTIVE_THRESHOLD for layer in activity)
+    removed = [int(np.sum(~layer)) for layer in keep]
+    if not any(removed):
+        return {"without_inactive": {"removed": removed}}
+    some = slice(0, PRUNED_IMAGES)
+    pruned = latents.without_units(params, keep)
+    log_p = np.asarray(iwae_jax.log_likelihood(pruned, x[some], keys[some], k), np.float64)
+    difference = diagnosis.log_likelihood[some] - log_p
+    return {
+        "without_inactive": {
+            "removed": removed,
+            "images": len(difference),
+            "nll_difference": float(difference.mean()),
+            "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+        }
+    }
 
 
 def binarization_name(config: Config, data: Dataset) -> str:
@@ -113,55 +192,6 @@ def binarization_name(config: Config, data: Dataset) -> str:
     if data.name == "binarized_mnist" and data.source != "embedded":
         return "fixed by the data set"
     return config.binarization
-
-
-def pictures(
-    config: Config,
-    folder: RunFolder,
-    data: Dataset,
-    params: iwae_jax.Params,
-    summary: dict[str, Any],
-) -> None:
-    """Draw learning curves, samples, reconstructions and unit activity into the run folder."""
-    (k,), name = config.k, config.name
-    binarization = binarization_name(config, data)
-    source = data.source + (f" ({data.origin})" if data.source == "embedded" else "")
-    stem = f"{data.name} from {source}; trained with k={k}, {binarization} binarization"
-    test = f"{stem}; test split, first {summary['test_images']:,} images"
-    plots.learning_curves(
-        folder.path / "curves.png",
-        folder.metrics(),
-        f"{name}: {bound_name(config)}",
-        f"{stem}; training and held-out splits; grey lines: the learning rate falls",
-    )
-    key = Keys.of(config).pictures
-    sample_key, reconstruction_key = jax.random.split(key)
-    means = iwae_jax.sample(params, sample_key, 100, mean=True)
-    plots.image_grid(
-        folder.path / "samples.png",
-        np.asarray(means),
-        data.image_shape,
-        10,
-        f"{name}: samples from the model (E[x | z], z from the prior)",
-        f"{stem}; no split: drawn from the model",
-    )
-    x = iwae_jax.data.binarize(data.test[:50], Keys.of(config).test_pixels, data.maximum)
-    plots.reconstructions(
-        folder.path / "reconstructions.png",
-        np.asarray(x),
-        np.asarray(iwae_jax.reconstruct(params, x, reconstruction_key)),
-        data.image_shape,
-        f"{name}: test images (upper), reconstructions (lower)",
-        test.replace(f"{summary['test_images']:,}", str(len(x))),
-    )
-    if "activity" in summary:
-        plots.unit_activity(
-            folder.path / "active_units.png",
-            [np.asarray(layer) for layer in summary["activity"]],
-            summary["active_units"],
-            ACTIVE_THRESHOLD,
-            test,
-        )
 
 
 def bound_name(config: Config) -> str:
@@ -229,16 +259,35 @@ def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> Non
         (f"train {bound_name(config)}, last pass", f"{summary['train_bound']:.2f}", ""),
         (f"test {bound_name(config)}", f"{summary['test_bound']:.2f}", ""),
         (f"test NLL (-L_{nll_k})", f"{summary['test_nll']:.2f}", f"{paper.nll}" if paper else ""),
-        (f"effective sample size of {nll_k}", f"{summary['effective_sample_size']:.1f}", ""),
     ]
+    for name, text in (
+        ("monte_carlo_error", "  ± Monte Carlo (importance samples)"),
+        ("split_error", "  ± sampling of the split"),
+    ):
+        if summary[name] is not None:
+            rows.append((text, f"{summary[name]:.4f}", ""))
     if "active_units" in summary:
         counts = "+".join(map(str, summary["active_units"]))
-        rows.insert(3, ("active units", counts, "+".join(map(str, paper.active)) if paper else ""))
+        paper_counts = "+".join(map(str, paper.active)) if paper else ""
+        rows.append(("active units (variance of the mean > 0.01)", counts, paper_counts))
+        counts = "+".join(map(str, summary["units_with_divergence"]))
+        rows.append(("units with KL > 0.01 nats", counts, ""))
+        rows += _latent_rows(summary)
+    five = summary["effective_sample_size_5"]
+    sizes = f"{summary['effective_sample_size']:.1f}; {five:.1f}"
+    rows += [
+        (f"effective sample size of {nll_k}: mean; 5th percentile", sizes, ""),
+        ("largest normalised weight", f"{summary['largest_weight']:.3f}", ""),
+    ]
+    if summary["pareto_k_high"] is not None:
+        rows.append(("images with Pareto's k > 0.7", f"{summary['pareto_k_high']:.1%}", ""))
     print_table(
         f"{config.name}: {data.name} from {data.source}, {images:,} test images, nats",
         ("", "measured", "paper"),
         rows,
     )
+    for line in summary["warnings"]:
+        warn(line)
     lines = differences(config, data, summary)
     if lines:
         console.print("differs from the paper's protocol:")
@@ -247,3 +296,24 @@ def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> Non
     times = summary["seconds"]
     parts = [f"{name.replace('_', ' ')} {duration(value)}" for name, value in times.items()]
     console.print(f"time: {', '.join(parts)}")
+
+
+def _latent_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    terms, pruned = summary["elbo_terms"], summary["without_inactive"]
+    rate = f"{terms['rate']:.2f}; {terms['distortion']:.2f}"
+    parts = f"{terms['mutual_information']:.2f}; {terms['marginal_divergence']:.2f}"
+    rows = [
+        ("rate; distortion", rate, ""),
+        (
+            f"mutual information (at most {terms['ceiling']:.2f}); KL(q(z) || p(z)), "
+            f"of {terms['images']:,} images",
+            parts,
+            "",
+        ),
+    ]
+    if "nll_difference" in pruned:
+        change = f"{pruned['nll_difference']:+.3f} ± {pruned['standard_error']:.3f}"
+        count = sum(pruned["removed"])
+        text = f"NLL without the {count} inactive units, less that with them"
+        rows.append((f"{text} ({pruned['images']:,} images)", change, ""))
+    return rows

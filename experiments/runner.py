@@ -14,10 +14,12 @@ import iwae_jax
 from experiments.config import Config, UsageError
 from experiments.display import Display, console, warn
 from experiments.folders import RunFolder
-from experiments.results import DivergedError, Keys, evaluate, mean_bound, pictures, print_summary
+from experiments.pictures import pictures
+from experiments.results import DivergedError, Keys, evaluate, mean_bound, print_summary
 from experiments.stopping import held
 from iwae_jax import TrainState, checkpoints
 from iwae_jax.data import Dataset
+from iwae_jax.evaluation import Diagnosis
 
 
 def load_data(config: Config) -> Dataset:
@@ -89,16 +91,24 @@ def run_one(config: Config, folder: RunFolder, data: Dataset, started: float) ->
         summary = folder.read("summary.json")
         if summary is None:
             state, seconds = train(config, folder, data, started)
-            summary, log_p = evaluate(config, state.params, data, config.eval_k, config.eval_images)
+            summary, diagnosis, log_w = evaluate(
+                config, state.params, data, config.eval_k, config.eval_images
+            )
             summary["seconds"] |= seconds
             summary["train_bound"] = folder.metrics()[-1]["train_bound"]
             summary["passes"] = config.total_passes(data.train.shape[1])
-            np.save(folder.path / "test_log_likelihood.npy", log_p)
-            pictures(config, folder, data, state.params, summary)
+            _save_diagnosis(folder, "test", diagnosis)
+            np.save(folder.path / "log_weights.npy", log_w)
+            pictures(config, folder, data, state.params, summary, log_w)
             folder.write("summary.json", summary)
         else:
             console.print("finished before; --overwrite runs it again")
         print_summary(config, data, summary)
+
+
+def _save_diagnosis(folder: RunFolder, name: str, diagnosis: Diagnosis) -> None:
+    np.save(folder.path / f"{name}_log_likelihood.npy", diagnosis.log_likelihood)
+    np.savez(folder.path / f"{name}_diagnosis.npz", **diagnosis._asdict())
 
 
 def initial_state(config: Config, data: Dataset) -> TrainState:
@@ -219,8 +229,8 @@ def _tensorboard(config: Config, folder: RunFolder) -> Any:
     return SummaryWriter(str(folder.path / "tensorboard"))
 
 
-def evaluate_again(path: Path, k: int, images: int | None, data_dir: str | None) -> None:
-    """Evaluate the last checkpoint of a finished run; write what comes out beside it."""
+def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae_jax.Params]:
+    """The config, data and trained parameters of a finished run; a `UsageError` if it is none."""
     folder = RunFolder(path)
     summary, facts = folder.read("summary.json"), folder.read("data.json")
     if summary is None or facts is None:
@@ -242,10 +252,23 @@ def evaluate_again(path: Path, k: int, images: int | None, data_dir: str | None)
         raise UsageError(
             f"Expected the checkpoint of pass {summary['passes']} in {folder.checkpoints}, got {got}."
         )
-    result, log_p = evaluate(config, restored[1].params, data, k, images)
+    return config, data, restored[1].params
+
+
+def evaluate_again(
+    path: Path, k: int, images: int | None, seed: int | None, data_dir: str | None
+) -> None:
+    """Evaluate the last checkpoint of a finished run; write what comes out beside it."""
+    config, data, params = restore_run(path, data_dir)
+    folder = RunFolder(path)
+    result, diagnosis, _ = evaluate(config, params, data, k, images, seed)
+    result |= {"samples_seed": seed}
+    summary = folder.read("summary.json") or {}
     result |= {name: summary[name] for name in ("train_bound", "passes")}
-    name = f"evaluation-k{k}" if images is None else f"evaluation-k{k}-first{len(log_p)}"
-    np.save(folder.path / f"{name}.npy", log_p)
+    name = f"evaluation-k{k}"
+    name += "" if images is None else f"-first{result['test_images']}"
+    name += "" if seed is None else f"-seed{seed}"
+    _save_diagnosis(folder, name, diagnosis)
     folder.write(f"{name}.json", result)
     print_summary(config, data, result)
-    console.print(f"written to {folder.path / name}.json and .npy")
+    console.print(f"written to {folder.path / name}.json, with log p(x) of each image beside it")

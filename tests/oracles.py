@@ -48,15 +48,36 @@ class LinearGaussian:
         )
         return generative, recognition
 
+    @property
+    def noise_size(self):
+        return self.layers * self.size
+
     def sample_posterior(self, recognition, x, key):
-        z, below, log_q = [], x, jnp.zeros(())
         keys = jax.random.split(key, self.layers)
-        for layer_key, p in zip(keys, recognition, strict=True):
+        noise = [jax.random.normal(layer_key, (self.size,)) for layer_key in keys]
+        return self.sample_posterior_from(recognition, x, jnp.concatenate(noise))
+
+    def sample_posterior_from(self, recognition, x, noise):
+        z, below, log_q = [], x, jnp.zeros(())
+        for layer_noise, p in zip(jnp.split(noise, self.layers), recognition, strict=True):
             mean, scale = p["weight"] * below + p["bias"], jnp.exp(p["log_scale"])
-            below = mean + scale * jax.random.normal(layer_key, (self.size,))
+            below = mean + scale * layer_noise
             log_q += _log_normal(below, mean, scale)
             z.append(below)
         return tuple(z), log_q
+
+    def sample_prior(self, generative, key):
+        keys = jax.random.split(key, self.layers)
+        z = [jax.random.normal(keys[0], (self.size,))]
+        for layer_key, p in zip(keys[1:], reversed(generative[1:]), strict=True):
+            noise = jax.random.normal(layer_key, (self.size,))
+            z.insert(0, p["weight"] * z[0] + jnp.exp(p["log_scale"]) * noise)
+        return tuple(z)
+
+    def sample_x(self, generative, z, key):
+        p = generative[0]
+        noise = jax.random.normal(key, (self.size,))
+        return p["weight"] * z[0] + jnp.exp(p["log_scale"]) * noise
 
     def log_posterior(self, recognition, x, z):
         log_q = jnp.zeros(())

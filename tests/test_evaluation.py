@@ -53,10 +53,13 @@ def test_extreme_weights(shift):
 
 
 def test_weights_that_are_all_zero_are_minus_infinity():
-    params = iwae_jax.Params(jnp.float32(-jnp.inf), (), Tally(4))
-    estimate = evaluation.importance_estimate(params, jnp.ones((2, 4)), KEY, 7, chunk_size=3)
-    np.testing.assert_array_equal(estimate.log_likelihood, [-np.inf] * 2)
-    np.testing.assert_array_equal(estimate.effective_sample_size, [0.0] * 2)
+    params, x = iwae_jax.Params(jnp.float32(-jnp.inf), (), Tally(4)), jnp.ones((2, 4))
+    got = iwae_jax.log_likelihood(params, x, KEY, 7, chunk_size=3)
+    np.testing.assert_array_equal(got, [-np.inf] * 2)
+    found = evaluation.diagnose(iwae_jax.log_weights(params, x, KEY, 30))
+    np.testing.assert_array_equal(found.log_likelihood, [-np.inf] * 2)
+    for values in found[1:]:
+        assert np.isnan(values).all()
 
 
 def test_the_peak_memory_does_not_grow_with_k_or_the_data():
@@ -64,8 +67,8 @@ def test_the_peak_memory_does_not_grow_with_k_or_the_data():
 
     def memory(k, count):
         keys = iwae_jax.datum_keys(KEY, count)
-        compiled = evaluation._importance_estimate.lower(
-            params, jnp.zeros((count, 784)), keys, k, 250, 20, 1
+        compiled = evaluation._log_likelihood.lower(
+            params, jnp.zeros((count, 784)), keys, None, k, 250, 20, 1, "independent"
         ).compile()
         analysis = compiled.memory_analysis()
         assert analysis is not None
@@ -77,25 +80,75 @@ def test_the_peak_memory_does_not_grow_with_k_or_the_data():
     assert memory(500, 400) < base + 1.1 * size_of_x
 
 
-@pytest.mark.parametrize("chunk_size", [2, 5, 64])
-def test_effective_sample_size_against_numpy(chunk_size):
-    params, x, k = small(1), binary(6), 33
-    log_w = np.asarray(iwae_jax.log_weights(params, x, KEY, k), np.float64)
-    w = np.exp(log_w - log_w.max(axis=0))
-    expected = w.sum(axis=0) ** 2 / (w**2).sum(axis=0)
-    got = evaluation.importance_estimate(params, x, KEY, k, chunk_size=chunk_size)
-    np.testing.assert_allclose(got.effective_sample_size, expected, rtol=1e-4)
-    direct = evaluation.effective_sample_size(iwae_jax.log_weights(params, x, KEY, k))
-    np.testing.assert_allclose(direct, expected, rtol=1e-4)
-
-
 @pytest.mark.parametrize(("k", "chunk_size"), [(1, 250), (3, 250), (250, 250), (251, 250)])
 def test_k_is_the_number_asked_for(k, chunk_size):
-    # Equal weights have an effective sample size of exactly k.
-    params = iwae_jax.init(KEY, Tally())
-    got = evaluation.importance_estimate(params, jnp.ones((2, 4)), KEY, k, chunk_size=chunk_size)
-    np.testing.assert_allclose(got.effective_sample_size, k, rtol=1e-5)
-    np.testing.assert_allclose(got.log_likelihood, 4.0, rtol=1e-5)
+    params, x = iwae_jax.init(KEY, Tally()), jnp.ones((2, 4))
+    got = iwae_jax.log_likelihood(params, x, KEY, k, chunk_size=chunk_size)
+    np.testing.assert_allclose(got, 4.0, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [2, 33, 120])
+def test_diagnosis_against_numpy(k):
+    log_w = np.asarray(iwae_jax.log_weights(small(1), binary(6), KEY, k), np.float64)
+    found = evaluation.diagnose(log_w)
+    w = np.exp(log_w - log_w.max(axis=0))
+    np.testing.assert_allclose(
+        found.log_likelihood, np.log(w.mean(axis=0)) + log_w.max(axis=0), rtol=1e-12
+    )
+    error = w.std(axis=0, ddof=1) / w.mean(axis=0) / np.sqrt(k)
+    np.testing.assert_allclose(found.standard_error, error, rtol=1e-10)
+    sizes = w.sum(axis=0) ** 2 / (w**2).sum(axis=0)
+    np.testing.assert_allclose(found.effective_sample_size, sizes, rtol=1e-12)
+    np.testing.assert_allclose(found.largest_weight, 1 / w.sum(axis=0), rtol=1e-12)
+    assert np.isnan(found.pareto_k).all() == (k < 25)
+
+
+def test_equal_weights_and_a_single_one():
+    found = evaluation.diagnose(np.full((40, 2), -1e4))
+    np.testing.assert_allclose(found.log_likelihood, -1e4)
+    np.testing.assert_allclose(found.standard_error, 0.0, atol=1e-12)
+    np.testing.assert_allclose(found.effective_sample_size, 40)
+    np.testing.assert_array_equal(found.pareto_k, -np.inf)
+    one = evaluation.diagnose(np.zeros((1, 2)))
+    assert np.isnan(one.standard_error).all() and np.isnan(one.pareto_k).all()
+    # One weight that is all: the fit of a tail to it breaks down, and nothing is to be trusted.
+    alone = evaluation.diagnose(np.where(np.arange(40) == 7, 0.0, -1e4 * (1 + np.arange(40))))
+    assert (alone.largest_weight, alone.pareto_k > 0.7) == (1.0, True)
+    assert evaluation.summarise(evaluation.Diagnosis(*map(np.atleast_1d, alone))).warnings()
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
+def test_paretos_k_is_that_of_the_weights(shape):
+    w = np.random.default_rng(0).pareto(1 / shape, size=(5000, 40))
+    found = evaluation.diagnose(np.log(w)).pareto_k
+    # 212 values of a tail say its shape within 0.1 or so.
+    assert abs(found.mean() - shape) < 0.05
+    high = evaluation.summarise(evaluation.diagnose(np.log(w))).warnings()
+    if shape != 0.5:  # 0.7 is within the noise of it
+        assert any("Pareto" in line for line in high) == (shape == 0.9)
+
+
+def test_the_stated_errors_are_the_true_ones():
+    """The NLL's Monte Carlo error against its spread over keys; the split's, over splits."""
+    params, x = linear(1), points(200)
+    keys = jax.random.split(KEY, 60)
+    results = [
+        evaluation.summarise(evaluation.diagnose(iwae_jax.log_weights(params, x, key, 200)))
+        for key in keys
+    ]
+    spread = np.std([r.nll for r in results], ddof=1)
+    # A standard deviation of 60 has a relative standard error of 1 / sqrt(118).
+    stated = np.mean([r.monte_carlo_error for r in results])
+    assert abs(spread / stated - 1) < 4 / np.sqrt(118)
+    splits = [
+        evaluation.summarise(
+            evaluation.diagnose(iwae_jax.log_weights(params, x[i : i + 20], KEY, 200))
+        )
+        for i in range(0, 200, 20)
+    ]
+    spread = np.std([r.nll for r in splits], ddof=1)
+    stated = np.sqrt(np.mean([r.split_error**2 for r in splits]))
+    assert abs(spread / stated - 1) < 4 / np.sqrt(18)
 
 
 def test_log_likelihood_has_gradients():
@@ -106,48 +159,16 @@ def test_log_likelihood_has_gradients():
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
-@pytest.mark.parametrize("layers", [1, 2, 3])
-def test_active_units_against_the_closed_form(layers):
-    """Var_x(E[z | x]) of a linear chain: products of slopes, squared, times the variance of x."""
-    model = LinearGaussian(layers=layers)
-    params, count = linear(layers), 40_000
-    x = 1.3 * jax.random.normal(jax.random.key(3), (count, 3))
-    active = iwae_jax.active_units(params, x, KEY, threshold=0.1)
-    slope = np.ones(3)
-    for layer in range(layers):
-        slope = slope * np.asarray(params.recognition[layer]["weight"], np.float64)
-        expected = slope**2 * np.var(np.asarray(x, np.float64), axis=0)
-        # The relative standard error of a variance is sqrt(2 / n), and a little for the draws.
-        tolerance = 6 * expected * np.sqrt(2 / count) + 6 * 0.8 / np.sqrt(count) * (layer > 0)
-        assert (np.abs(active.variances[layer] - expected) < tolerance).all()
-        assert active.counts[layer] == (active.variances[layer] > 0.1).sum()
-    assert model.layers == len(active.counts)
-
-
-def test_a_unit_that_ignores_x_is_not_active():
-    params = linear(2)
-    first, second = params.recognition
-    second = {**second, "weight": second["weight"].at[0].set(0.0)}
-    first = {**first, "weight": first["weight"].at[1].set(0.0)}
-    params = iwae_jax.Params(params.generative, (first, second), params.model)
-    active = iwae_jax.active_units(params, points(5000), KEY)
-    # Unit 1 of layer 2 moves with its own draw of layer 1, but its posterior mean does not.
-    np.testing.assert_array_equal(active.variances[0] > 0.01, [True, False, True])
-    np.testing.assert_array_equal(active.variances[1] > 0.01, [False, False, True])
-    assert [int(count) for count in active.counts] == [2, 1]
-
-
-def test_units_of_a_broken_model_are_not_called_inactive():
-    params = jax.tree.map(lambda a: a * jnp.nan, small(1))
-    assert iwae_jax.active_units(params, binary(5), KEY).counts[0] == -1
-
-
 def test_bad_input():
     params = small(1)
     for name in ("chunk_size", "batch_size"):
         with pytest.raises(ValueError, match=f"Expected {name} to be a positive int, got 0"):
-            iwae_jax.log_likelihood(params, binary(2), KEY, 3, **{name: 0})
-    with pytest.raises(ValueError, match="at least 2 data, got 1"):
-        iwae_jax.active_units(params, binary(1), KEY)
-    with pytest.raises(ValueError, match="Expected samples to be at least 2"):
-        iwae_jax.active_units(params, binary(3), KEY, samples=1)
+            iwae_jax.log_likelihood(params, binary(2), KEY, 3, **{name: 0})  # type: ignore[arg-type]
+    for bad in (np.array(0.0), np.zeros((0, 3))):
+        with pytest.raises(ValueError, match=r"Expected log_w of shape \[k, ...\]"):
+            evaluation.diagnose(bad)
+    for bad in (np.nan, np.inf):
+        with pytest.raises(ValueError, match="neither NaN nor"):
+            evaluation.diagnose(np.array([0.0, bad]))
+    with pytest.raises(ValueError, match="at least one datum"):
+        evaluation.summarise(evaluation.diagnose(np.zeros((4, 0))))

@@ -9,10 +9,20 @@
 Everything passes through the log importance weights, `log_weights`. See docs/design.md.
 """
 
-from iwae_jax import checkpoints, data, evaluation, gradients, objectives, training
-from iwae_jax.evaluation import active_units, log_likelihood
+from iwae_jax import (
+    annealing,
+    checkpoints,
+    data,
+    evaluation,
+    gradients,
+    latents,
+    objectives,
+    training,
+)
+from iwae_jax.evaluation import log_likelihood
 from iwae_jax.gradients import bound
 from iwae_jax.importance import log_weights
+from iwae_jax.latents import active_units
 from iwae_jax.models import ModelConfig, encode, reconstruct, sample
 from iwae_jax.protocol import Model, Params, datum_keys, init
 from iwae_jax.training import TrainState, train_epoch, train_step
@@ -25,6 +35,7 @@ __all__ = [
     "Params",
     "TrainState",
     "active_units",
+    "annealing",
     "bound",
     "checkpoints",
     "data",
@@ -33,6 +44,7 @@ __all__ = [
     "evaluation",
     "gradients",
     "init",
+    "latents",
     "log_likelihood",
     "log_weights",
     "objectives",

@@ -1,4 +1,4 @@
-"""What is reported of a trained model: likelihood, effective sample size, active units."""
+"""The likelihood that is reported of a model, and how far it can be trusted."""
 
 from functools import partial
 from typing import NamedTuple
@@ -6,23 +6,15 @@ from typing import NamedTuple
 import jax
 import jax.core
 import jax.numpy as jnp
+import numpy as np
 
-from iwae_jax.importance import datum_log_weights
-from iwae_jax.models import encode
+from iwae_jax.importance import datum_log_weights, quasi_random
+from iwae_jax.noise import Noise
 from iwae_jax.protocol import Params, flatten_batch
-from iwae_jax.typing import Array, Float, Key, Observations, check_positive_int
+from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, check_positive_int
 
-
-class ImportanceEstimate(NamedTuple):
-    """What k importance samples say of each datum.
-
-    Attributes:
-      log_likelihood: the estimate of log p(x), [*batch], nats.
-      effective_sample_size: (sum w)^2 / sum w^2, [*batch], between 1 and k; 0 if every w is 0.
-    """
-
-    log_likelihood: Float[Array, "*batch"]
-    effective_sample_size: Float[Array, "*batch"]
+PARETO_K_LIMIT = 0.7
+"""Where Pareto's k is above it, an importance-sampling estimate should not be trusted."""
 
 
 def log_likelihood(
@@ -33,6 +25,7 @@ def log_likelihood(
     *,
     chunk_size: int = 250,
     batch_size: int = 20,
+    noise: Noise = "independent",
 ) -> Float[Array, "*batch"]:
     """Estimate log p(x) of each datum from k importance samples.
 
@@ -47,12 +40,13 @@ def log_likelihood(
       k: the number of importance samples.
       chunk_size: samples of a datum computed at a time.
       batch_size: data computed at a time.
+      noise: what the samples are drawn from, as for `log_weights`.
 
     Returns:
       Estimates of log p(x), nats. Minus their mean over a whole split is the NLL.
 
     Raises:
-      ValueError: on input that `iwae_jax.bound` refuses.
+      ValueError: on input that `iwae_jax.log_weights` refuses.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax
@@ -63,28 +57,14 @@ def log_likelihood(
     Reference:
       Burda et al., Importance Weighted Autoencoders (2016), sec. 5 (L_5000).
     """
-    estimate = importance_estimate(params, x, key, k, chunk_size=chunk_size, batch_size=batch_size)
-    return estimate.log_likelihood
-
-
-def importance_estimate(
-    params: Params,
-    x: Observations,
-    key: Key[Array, "*batch"],
-    k: int = 5000,
-    *,
-    chunk_size: int = 250,
-    batch_size: int = 20,
-) -> ImportanceEstimate:
-    """`log_likelihood`, with the effective sample size of the same samples."""
     k = check_positive_int("k", k)
     chunk_size = min(k, check_positive_int("chunk_size", chunk_size))
     batch_size = check_positive_int("batch_size", batch_size)
     data, keys, batch_shape = flatten_batch(params, x, key)
-    estimate = _importance_estimate(
-        params, data, keys, k, chunk_size, batch_size, _shard_count(data)
-    )
-    return jax.tree.map(lambda values: values.reshape(batch_shape), estimate)
+    points = quasi_random(params, k, noise)
+    shards = _shard_count(data)
+    values = _log_likelihood(params, data, keys, points, k, chunk_size, batch_size, shards, noise)
+    return values.reshape(batch_shape)
 
 
 def _shard_count(data: Array) -> int:
@@ -93,123 +73,198 @@ def _shard_count(data: Array) -> int:
     return len(data) // sharding.shard_shape(data.shape)[0] if len(data) else 1
 
 
-@partial(jax.jit, static_argnames=("k", "chunk_size", "batch_size", "shards"))
-def _importance_estimate(params, data, keys, k, chunk_size, batch_size, shards):
+@partial(jax.jit, static_argnames=("k", "chunk_size", "batch_size", "shards", "noise"))
+def _log_likelihood(params, data, keys, points, k, chunk_size, batch_size, shards, noise):
     starts = jnp.arange(0, k, chunk_size)
 
     def one(datum):
         x, key = datum
 
         def add_chunk(sums, start):
-            peak, total, total_of_squares = sums
+            peak, total = sums
             samples = start + jnp.arange(chunk_size)
-            log_w = datum_log_weights(params, x, key, samples)
+            log_w = datum_log_weights(params, x, key, samples, noise=noise, points=points)
             log_w = jnp.where(samples < k, log_w, -jnp.inf)
             new_peak = jnp.maximum(peak, jnp.max(log_w))
-            # Sums are kept relative to the largest weight so far; while all are zero, to 1.
+            # The sum is kept relative to the largest weight so far; while all are zero, to 1.
             shift = jnp.where(jnp.isfinite(new_peak), new_peak, 0.0)
-            scale = jnp.exp(peak - shift)
-            w = jnp.exp(log_w - shift)
-            total = total * scale + jnp.sum(w)
-            total_of_squares = total_of_squares * jnp.square(scale) + jnp.sum(jnp.square(w))
-            return (new_peak, total, total_of_squares), None
+            total = total * jnp.exp(peak - shift) + jnp.sum(jnp.exp(log_w - shift))
+            return (new_peak, total), None
 
         zero = jnp.zeros_like(x.reshape(-1)[0])  # on x's devices, as the sums will be
-        start_sums = (zero - jnp.inf, zero, zero)
-        (peak, total, total_of_squares), _ = jax.lax.scan(add_chunk, start_sums, starts)
+        (peak, total), _ = jax.lax.scan(add_chunk, (zero - jnp.inf, zero), starts)
         shift = jnp.where(jnp.isfinite(peak), peak, 0.0)
-        empty = total == 0.0
-        effective = jnp.square(total) / jnp.where(empty, 1.0, total_of_squares)
-        return ImportanceEstimate(jnp.log(total) + shift - jnp.log(float(k)), effective)
+        return jnp.log(total) + shift - jnp.log(float(k))
 
     # Each device loops over its own data.
     cut = jax.tree.map(lambda a: a.reshape(shards, -1, *a.shape[1:]), (data, keys))
     loop = partial(jax.lax.map, one, batch_size=max(1, batch_size // shards))
-    return jax.tree.map(lambda a: a.reshape(len(data)), jax.vmap(loop)(cut))
+    return jax.vmap(loop)(cut).reshape(len(data))
 
 
-def effective_sample_size(log_w: Float[Array, "k *batch"]) -> Float[Array, "*batch"]:
-    """(sum w)^2 / sum w^2 for each datum, between 1 and k.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from iwae_jax import evaluation
-      >>> print(evaluation.effective_sample_size(jnp.array([-1e4, -1e4, -2e4])))
-      2.0
-
-    Reference:
-      Kong, A note on importance sampling using standardized weights (1992).
-    """
-    w = jax.nn.softmax(log_w, axis=0)
-    return 1.0 / jnp.sum(jnp.square(w), axis=0)
-
-
-class ActiveUnits(NamedTuple):
-    """Activity of each layer's units, from the layer next to x upwards.
+class Diagnosis(NamedTuple):
+    """What the k weights of a datum say of log p(x), and of themselves; NumPy arrays, [*batch].
 
     Attributes:
-      counts: for each layer, the number of active units; -1 where a variance is not finite.
-      variances: for each layer, the variance over the data of each unit's posterior mean.
+      log_likelihood: log of the mean weight, nats.
+      standard_error: its Monte Carlo standard error, nats, to first order (the delta method): the
+        standard deviation of the weights over their mean and sqrt(k). NaN for k = 1.
+      effective_sample_size: (sum w)^2 / sum w^2, between 1 and k.
+      largest_weight: the largest weight's share of their sum. Near 1 the estimate is one sample.
+      pareto_k: the shape of a generalised Pareto distribution fitted to the largest weights (to
+        min(k / 5, 3 sqrt(k)) of them). Above 0.5 the weights' variance looks infinite, above 0.7 the estimate
+        and its standard error should not be trusted. -inf where the largest weights are equal, NaN for k
+        under 25.
     """
 
-    counts: tuple[Array, ...]
-    variances: tuple[Float[Array, " latent"], ...]
+    log_likelihood: np.ndarray
+    standard_error: np.ndarray
+    effective_sample_size: np.ndarray
+    largest_weight: np.ndarray
+    pareto_k: np.ndarray
 
 
-def active_units(
-    params: Params,
-    x: Observations,
-    key: Key[Array, ""],
-    *,
-    threshold: float = 0.01,
-    samples: int = 2,
-) -> ActiveUnits:
-    """Count the units whose posterior mean varies over the data: Var_x(E[u | x]) > threshold.
+def diagnose(log_w: ArrayLike) -> Diagnosis:
+    """Estimate log p(x) from log-weights, and say how far the estimate can be trusted.
 
-    In the first layer the posterior mean is known exactly. In a higher layer it is an average of
-    the conditional mean over the layers below; the variance of that average over x is estimated
-    without bias from ``samples`` independent draws, as the variance between data of their mean
-    less its share of the variance within a datum. (The authors' code takes one draw, which adds
-    the variance within.)
+    Computed on the host in float64, datum by datum.
 
     Args:
-      params: parameters that carry their model.
-      x: observations, [*batch, *data], at least 2.
-      key: a typed JAX key.
-      threshold: the smallest variance of an active unit; the paper's is 0.01.
-      samples: draws of the layers below for each datum, at least 2.
+      log_w: log-weights of independent samples, [k, *batch], from `iwae_jax.log_weights` or
+        `annealing.annealed_log_weights`.
 
     Returns:
-      `ActiveUnits`: counts and variances of each layer.
+      A `Diagnosis`. Where all weights are zero, log p(x) is -inf and the rest NaN.
 
     Raises:
-      ValueError: on input that `iwae_jax.bound` refuses, or too few data or samples.
+      ValueError: if ``log_w`` has no sample axis, or holds NaN or +inf.
 
     Example:
-      >>> import jax, jax.numpy as jnp, iwae_jax
-      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig.two_layer())
-      >>> active = iwae_jax.active_units(params, jnp.eye(784)[:9], jax.random.key(1))
-      >>> [variance.shape for variance in active.variances]
-      [(100,), (50,)]
+      >>> import numpy as np
+      >>> from iwae_jax import evaluation
+      >>> found = evaluation.diagnose(np.array([-1e4, -1e4, -2e4]))
+      >>> print(found.log_likelihood.round(2), found.effective_sample_size, found.largest_weight)
+      -10000.41 2.0 0.5
 
     Reference:
-      Burda et al., Importance Weighted Autoencoders (2016), sec. 5.2.
+      Kong, A note on importance sampling using standardized weights (1992); Vehtari et al., Pareto
+      smoothed importance sampling (2024).
     """
-    if check_positive_int("samples", samples) < 2:
-        raise ValueError(f"Expected samples to be at least 2, got {samples}.")
-    data, keys, _ = flatten_batch(params, x, key)
-    if len(data) < 2:
-        raise ValueError(f"Expected x to hold at least 2 data, got {len(data)}.")
-    draw_keys = jax.vmap(partial(jax.random.split, num=samples), out_axes=1)(keys)
-    means = [[mean for mean, _ in encode(params, data, draw)] for draw in draw_keys]
-    variances = []
-    for layer in zip(*means, strict=True):
-        draws = jnp.stack(layer)  # [samples, n, latent]
-        between = jnp.var(jnp.mean(draws, axis=0), axis=0, ddof=1)
-        within = jnp.mean(jnp.var(draws, axis=0, ddof=1), axis=0)
-        variances.append(between - within / samples)
-    counts = tuple(
-        jnp.where(jnp.isfinite(variance).all(), jnp.sum(variance > threshold), -1)
-        for variance in variances
+    values = np.asarray(log_w, np.float64)
+    if values.ndim < 1 or not len(values):
+        raise ValueError(f"Expected log_w of shape [k, ...], k at least 1, got {values.shape}.")
+    if np.isnan(values).any() or np.isposinf(values).any():
+        raise ValueError("Expected log_w to hold neither NaN nor +inf, got some.")
+    k, *batch = values.shape
+    peak = values.max(axis=0)
+    empty = np.isneginf(peak)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        w = np.exp(values - np.where(empty, 0.0, peak))
+        total = w.sum(axis=0)
+        share = w / total
+        squares = np.sum(share**2, axis=0)
+        # The unbiased variance of w, over k times its squared mean.
+        excess = k * np.sum((share - 1 / k) ** 2, axis=0)
+        error = np.sqrt(excess / (k - 1)) if k > 1 else np.full(batch, np.nan)
+        return Diagnosis(
+            np.log(total) + np.where(empty, 0.0, peak) - np.log(k),
+            np.where(empty, np.nan, error),
+            1 / squares,
+            share.max(axis=0),
+            _pareto_k(values.reshape(k, -1).T).reshape(batch),
+        )
+
+
+def _pareto_k(rows: np.ndarray) -> np.ndarray:
+    """Pareto's k of each row of log-weights."""
+    from arviz_stats.base.array import array_stats
+
+    count, k = rows.shape
+    found = np.full(count, np.nan)
+    tail = int(min(k / 5, 3 * np.sqrt(k)))
+    if tail < 5:
+        return found
+    for i, row in enumerate(rows):
+        ordered = np.sort(row)
+        low, high = ordered[-1 - tail], ordered[-1]
+        if np.isneginf(high):
+            continue
+        if low == high:
+            found[i] = -np.inf
+        elif high - low > _WIDEST_TAIL:
+            found[i] = np.inf
+        else:
+            # ArviZ thinks of leave-one-out: its argument is minus the log-weights.
+            found[i] = array_stats.psislw(-row)[1]
+    return found
+
+
+_WIDEST_TAIL = 500.0
+"""Nats between the largest weight and the tail's smallest. A wider tail underflows in the fit, which
+then finds a k near 0; a true one would be near 100."""
+
+
+class Likelihood(NamedTuple):
+    """The NLL of a split with its two errors kept apart, and the state of the weights behind it.
+
+    Attributes:
+      nll: minus the mean of log p(x) over the data, nats.
+      monte_carlo_error: its standard error over importance samples; NaN for k = 1. What it does not
+        hold is the bias of L_k, which makes an NLL too large.
+      split_error: its standard error over data: what another split of this size might say.
+      effective_sample_size: the mean over data.
+      effective_sample_size_5: the 5th percentile over data.
+      largest_weight: the largest normalised weight of any datum.
+      pareto_k_high: the share of data whose Pareto's k is above 0.7; NaN for k under 25.
+    """
+
+    nll: float
+    monte_carlo_error: float
+    split_error: float
+    effective_sample_size: float
+    effective_sample_size_5: float
+    largest_weight: float
+    pareto_k_high: float
+
+    def warnings(self) -> list[str]:
+        """What speaks against the estimate, in plain words; empty if nothing does."""
+        lines = []
+        if self.pareto_k_high > 0.01:
+            lines.append(
+                f"Pareto's k is above {PARETO_K_LIMIT} for {self.pareto_k_high:.0%} of the data: few "
+                "samples carry their estimates, whose standard error is not to be trusted, and the "
+                "NLL is likely too large. Use more samples, or annealed importance sampling."
+            )
+        if self.effective_sample_size_5 < 10:
+            lines.append(
+                f"5% of the data have an effective sample size under {self.effective_sample_size_5:.1f}:"
+                " their log p(x) is likely underestimated."
+            )
+        return lines
+
+
+def summarise(found: Diagnosis) -> Likelihood:
+    """The NLL of a split from the `Diagnosis` of each of its data, [n], n at least 1.
+
+    Example:
+      >>> import numpy as np
+      >>> from iwae_jax import evaluation
+      >>> log_w = np.random.default_rng(0).normal(size=(1000, 8))
+      >>> result = evaluation.summarise(evaluation.diagnose(log_w))
+      >>> print(round(result.nll, 2), round(result.monte_carlo_error, 2), result.warnings())
+      -0.53 0.02 []
+    """
+    log_p = np.ravel(found.log_likelihood)
+    count = len(log_p)
+    if not count:
+        raise ValueError("Expected the diagnosis of at least one datum, got none.")
+    high = np.mean(found.pareto_k > PARETO_K_LIMIT)
+    return Likelihood(
+        -float(np.mean(log_p)),
+        float(np.sqrt(np.sum(found.standard_error**2)) / count),
+        float(np.std(log_p, ddof=1) / np.sqrt(count)) if count > 1 else float("nan"),
+        float(np.mean(found.effective_sample_size)),
+        float(np.percentile(found.effective_sample_size, 5)),
+        float(np.max(found.largest_weight)),
+        float("nan") if np.isnan(found.pareto_k).all() else float(high),
     )
-    return ActiveUnits(counts, tuple(variances))

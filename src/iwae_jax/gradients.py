@@ -33,7 +33,7 @@ from iwae_jax.importance import (
     streamed_log_weights,
 )
 from iwae_jax.objectives import IWAE, Objective, named
-from iwae_jax.protocol import Params, flatten_batch
+from iwae_jax.protocol import Params, aside, flatten_batch
 from iwae_jax.typing import Array, Float, Key, Observations, check_positive_int
 
 GRADIENTS = (
@@ -324,11 +324,11 @@ def _weigh(k, objective, gradient, params, data, keys):
 
 def _uniform(keys: Key[Array, " n"], use: int) -> Float[Array, " n"]:
     """A uniform number for each datum, from a key that is no sample's: those are under 2**31."""
-    return jax.vmap(jax.random.uniform)(_aside(keys, use))
+    return jax.vmap(jax.random.uniform)(_asides(keys, use))
 
 
-def _aside(keys: Key[Array, " n"], use: int) -> Key[Array, " n"]:
-    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, jnp.uint32(2**32 - 1 - use))
+def _asides(keys: Key[Array, " n"], use: int) -> Key[Array, " n"]:
+    return jax.vmap(aside, in_axes=(0, None))(keys, use)
 
 
 def _coefficients(objective, function, gradient, log_w):
@@ -375,7 +375,7 @@ def _estimate_backward(k, objective, gradient, residuals, cotangents):
     else:
         d_theta, d_phi = kept(weighed)
     if gradient.phi == "wake_sleep":
-        d_phi = dream(params, _aside(keys, 2), cotangents)
+        d_phi = dream(params, _asides(keys, 2), cotangents)
     d_params = replace(params, generative=d_theta, recognition=d_phi)
     return d_params, jnp.full_like(data, jnp.nan), None
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from iwae_jax.noise import Noise, check_noise, normal_noise, sobol_points
 from iwae_jax.protocol import Params, flatten_batch
 from iwae_jax.typing import Array, Float, Int, Key, Observations, check_positive_int
 
@@ -17,13 +18,19 @@ BLOCK = 2
 
 
 def log_weights(
-    params: Params, x: Observations, key: Key[Array, "*batch"], k: int
+    params: Params,
+    x: Observations,
+    key: Key[Array, "*batch"],
+    k: int,
+    *,
+    noise: Noise = "independent",
 ) -> Float[Array, "k *batch"]:
     """Log importance weights, log p(x, z_i) - log q(z_i | x) with z_i ~ q(z | x).
 
     The key of sample i of datum n is ``fold_in(fold_in(key, n), i)``, where n counts along the
     batch axes. The result for a datum therefore does not depend on what else is computed: the
     first k' of k samples are those of a call with k', and the first n data those of a call with n.
+    Samples are computed `CHUNK` at a time, data all at once.
 
     Args:
       params: parameters that carry their model, from `iwae_jax.init`.
@@ -32,13 +39,19 @@ def log_weights(
       key: a typed JAX key; or one key for each datum (see `datum_keys`), so that a part of a
         data set can be given the keys that it has in the whole.
       k: the number of importance samples.
+      noise: ``"independent"``; or ``"antithetic"`` (samples 2j and 2j+1 mirror one another about
+        the mean of q) or ``"sobol"`` (randomised quasi-Monte-Carlo), which lower the variance of a
+        mean of weights at the same cost. The model must offer ``noise_size`` and
+        ``sample_posterior_from``. Each sample alone is a draw from q, so that the mean of the weights
+        stays unbiased; but they are dependent, and a standard error computed as if they
+        were not is not theirs.
 
     Returns:
       Log-weights in nats.
 
     Raises:
-      ValueError: if x has another shape or range than the model's, or key or k is not what it
-        should be.
+      ValueError: if x has another shape or range than the model's, or key, k or noise is not what
+        it should be, or the model can't take the noise.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax
@@ -48,16 +61,24 @@ def log_weights(
       (5, 3)
 
     Reference:
-      Burda et al., Importance Weighted Autoencoders (2016), eq. 8.
+      Burda et al., Importance Weighted Autoencoders (2016), eq. 8. Owen, Monte Carlo Theory,
+      Methods and Examples (2013), ch. 8 (antithetic) and 17 (randomised quasi-Monte-Carlo).
     """
     k = check_positive_int("k", k)
     data, keys, batch_shape = flatten_batch(params, x, key)
-    return _log_weights(params, data, keys, k).reshape(k, *batch_shape)
+    points = quasi_random(params, k, noise)
+    return _log_weights(params, data, keys, points, k, noise).reshape(k, *batch_shape)
 
 
-@partial(jax.jit, static_argnames="k")
-def _log_weights(params, data, keys, k):
-    return sampled_log_weights(params, data, keys, jnp.arange(k))
+@partial(jax.jit, static_argnames=("k", "noise"))
+def _log_weights(params, data, keys, points, k, noise):
+    return streamed_log_weights(params, data, keys, k, noise=noise, points=points)
+
+
+def quasi_random(params: Params, k: int, noise: str) -> Int[Array, "k size"] | None:
+    """What `datum_log_weights` needs besides keys to draw k samples with this noise."""
+    size = check_noise(noise, params.model)
+    return jnp.asarray(sobol_points(k, size)) if noise == "sobol" else None
 
 
 def sampled_log_weights(
@@ -65,11 +86,10 @@ def sampled_log_weights(
     data: Float[Array, "n *data"],
     keys: Key[Array, " n"],
     samples: Int[Array, "..."],
-    *,
-    analytic_kl: bool = False,
+    **options: Any,
 ) -> Float[Array, "m n"]:
     """Log-weights of the samples numbered ``samples``, [m] or [n, m], of each datum, unchecked."""
-    one = partial(datum_log_weights, analytic_kl=analytic_kl)
+    one = partial(datum_log_weights, **options)
     own = 0 if samples.ndim == 2 else None
     return jax.vmap(one, in_axes=(None, 0, 0, own), out_axes=1)(params, data, keys, samples)
 
@@ -81,18 +101,26 @@ def datum_log_weights(
     samples: Int[Array, " m"],
     *,
     analytic_kl: bool = False,
+    noise: str = "independent",
+    points: Int[Array, "k size"] | None = None,
 ) -> Float[Array, " m"]:
     """Log-weights of the samples numbered ``samples``, [m], of one datum, unchecked.
 
     The sample axis is put on inside any batch axis, so that what depends on x alone, such as the
     first encoder, is computed once a datum. With ``analytic_kl``, what stands for log p(z) - log q(z)
-    is minus their KL divergence.
+    is minus their KL divergence. ``points`` are those of `quasi_random`.
     """
     model, theta, phi = params.model, params.generative, params.recognition
     divergence = model.analytic_kl(theta, phi, x) if analytic_kl else None
 
+    def draw(sample):
+        if noise == "independent":
+            return model.sample_posterior(phi, x, jax.random.fold_in(key, sample))
+        normals = normal_noise(noise, key, sample, model.noise_size, points)
+        return model.sample_posterior_from(phi, x, normals)
+
     def one(sample):
-        z, log_q = model.sample_posterior(phi, x, jax.random.fold_in(key, sample))
+        z, log_q = draw(sample)
         if divergence is not None:
             return model.log_conditional(theta, x, z) - divergence
         log_p = model.log_joint(theta, x, z)
@@ -107,7 +135,7 @@ def datum_log_weights(
 
 
 def streamed_log_weights(
-    params: Params, data: Float[Array, "n *data"], keys: Key[Array, " n"], k: int, **options: bool
+    params: Params, data: Float[Array, "n *data"], keys: Key[Array, " n"], k: int, **options: Any
 ) -> Float[Array, "k n"]:
     """The log-weights of samples 0 .. k-1 of each datum, `CHUNK` at a time."""
     if k <= CHUNK:

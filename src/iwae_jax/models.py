@@ -11,7 +11,7 @@ import numpy as np
 from iwae_jax.distributions import bernoulli_log_prob, normal_log_prob, standard_normal_log_prob
 from iwae_jax.networks import ACTIVATIONS, NORMAL, Block, emit
 from iwae_jax.posteriors import NormalPosterior
-from iwae_jax.protocol import Params, datum_keys, flatten_batch
+from iwae_jax.protocol import Params, check_members, datum_keys, flatten_batch
 from iwae_jax.typing import (
     Array,
     ArrayLike,
@@ -158,6 +158,18 @@ class ModelConfig:
         """Draw z from q(z | x), reparameterised; return z and log q(z | x) in nats."""
         return self.posterior.sample(recognition, x, key)
 
+    @property
+    def noise_size(self) -> int:
+        """Standard normal numbers behind one draw from q(z | x)."""
+        return sum(self.latent_sizes)
+
+    def sample_posterior_from(
+        self, recognition: PyTree, x: Float[Array, "*data"], noise: Float[Array, " noise"]
+    ) -> tuple[Latents, Float[Array, ""]]:
+        """z and log q(z | x) in nats of given noise, standard normal, [noise_size]."""
+        layers = jnp.split(noise, np.cumsum(self.latent_sizes)[:-1])
+        return self.posterior.transform(recognition, x, layers)
+
     def log_posterior(
         self, recognition: PyTree, x: Float[Array, "*data"], z: Latents
     ) -> Float[Array, ""]:
@@ -277,7 +289,9 @@ def sample(
       (100, 784)
     """
     n = check_positive_int("n", n)
-    return _sample(_able(params, "sample_prior", "sample_x", "mean_x"), check_key(key), n, mean)
+    return _sample(
+        check_members(params, "sample_prior", "sample_x", "mean_x"), check_key(key), n, mean
+    )
 
 
 @partial(jax.jit, static_argnames=("n", "mean"))
@@ -312,7 +326,7 @@ def reconstruct(params: Params, x: Observations, key: Key[Array, "*batch"]) -> A
       >>> iwae_jax.reconstruct(params, jnp.zeros((3, 784)), jax.random.key(1)).shape
       (3, 784)
     """
-    data, keys, batch_shape = flatten_batch(_able(params, "mean_x"), x, key)
+    data, keys, batch_shape = flatten_batch(check_members(params, "mean_x"), x, key)
     return _reconstruct(params, data, keys).reshape(*batch_shape, *params.model.data_shape)
 
 
@@ -353,7 +367,7 @@ def encode(
       [((3, 100), (3, 100)), ((3, 50), (3, 50))]
     """
     stand_in = jax.random.key(0) if key is None else key
-    data, keys, batch_shape = flatten_batch(_able(params, "encode"), x, stand_in)
+    data, keys, batch_shape = flatten_batch(check_members(params, "encode"), x, stand_in)
     moments = _encode(params, data, None if key is None else keys)
     return jax.tree.map(lambda array: array.reshape(*batch_shape, *array.shape[1:]), moments)
 
@@ -361,16 +375,6 @@ def encode(
 @jax.jit
 def _encode(params, data, keys):
     return jax.vmap(partial(params.model.encode, params.recognition))(data, keys)
-
-
-def _able(params: Params, *methods: str) -> Params:
-    missing = [name for name in methods if not hasattr(getattr(params, "model", None), name)]
-    if isinstance(params, Params) and missing:
-        raise ValueError(
-            f"Expected a model with {', '.join(methods)}; {type(params.model).__name__} lacks "
-            f"{', '.join(missing)}."
-        )
-    return params
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
 """Recognition models q(z | x), for one datum and one sample."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -79,6 +79,12 @@ class NormalPosterior:
             jax.random.normal(layer_key, (size,))
             for layer_key, size in zip(keys, self.latent_sizes, strict=True)
         ]
+        return self.transform(params, x, noise)
+
+    def transform(
+        self, params: PyTree, x: Float[Array, "*data"], noise: Sequence[Array]
+    ) -> tuple[Latents, Float[Array, ""]]:
+        """z and log q(z | x), nats, from the standard normal noise of each layer."""
         z, moments = self.conditionals(
             params, x, lambda layer, mean, log_scale: mean + jnp.exp(log_scale) * noise[layer]
         )

@@ -150,6 +150,22 @@ def _datum_keys(key, count):
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
 
 
+def check_members(params: Params, *members: str) -> Params:
+    """Return ``params`` if their model offers these members of its own, beyond the protocol."""
+    missing = [name for name in members if not hasattr(getattr(params, "model", None), name)]
+    if isinstance(params, Params) and missing:
+        raise ValueError(
+            f"Expected a model with {', '.join(members)}; {type(params.model).__name__} lacks "
+            f"{', '.join(missing)}."
+        )
+    return params
+
+
+def aside(key: Key[Array, ""], use: int) -> Key[Array, ""]:
+    """The key of a datum for another use than its samples, which are numbered from 0 upwards."""
+    return jax.random.fold_in(key, jnp.uint32(2**32 - 1 - use))
+
+
 def flatten_batch(
     params: Params, x: Observations, key: Key[Array, "*batch"]
 ) -> tuple[Float[Array, "n *data"], Key[Array, " n"], tuple[int, ...]]:

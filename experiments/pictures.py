@@ -1,0 +1,90 @@
+"""The pictures that every run writes into its folder."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import iwae_jax
+from experiments import plots
+from experiments.config import Config
+from experiments.folders import RunFolder
+from experiments.results import ACTIVE_THRESHOLD, Keys, binarization_name, bound_name
+from iwae_jax import objectives
+from iwae_jax.data import Dataset
+
+
+def pictures(
+    config: Config,
+    folder: RunFolder,
+    data: Dataset,
+    params: iwae_jax.Params,
+    summary: dict[str, Any],
+    log_w: np.ndarray,
+) -> None:
+    """Draw what a run shows into its folder; ``log_w`` are the stored log-weights."""
+    (k,), name = config.k, config.name
+    binarization = binarization_name(config, data)
+    source = data.source + (f" ({data.origin})" if data.source == "embedded" else "")
+    stem = f"{data.name} from {source}; trained with k={k}, {binarization} binarization"
+    test = f"{stem}; test split, first {summary['test_images']:,} images"
+    plots.learning_curves(
+        folder.path / "curves.png",
+        folder.metrics(),
+        f"{name}: {bound_name(config)}",
+        f"{stem}; training and held-out splits; grey lines: the learning rate falls",
+    )
+    key = Keys.of(config).pictures
+    sample_key, reconstruction_key = jax.random.split(key)
+    means = iwae_jax.sample(params, sample_key, 100, mean=True)
+    plots.image_grid(
+        folder.path / "samples.png",
+        np.asarray(means),
+        data.image_shape,
+        10,
+        f"{name}: samples from the model (E[x | z], z from the prior)",
+        f"{stem}; no split: drawn from the model",
+    )
+    x = iwae_jax.data.binarize(data.test[:50], Keys.of(config).test_pixels, data.maximum)
+    plots.reconstructions(
+        folder.path / "reconstructions.png",
+        np.asarray(x),
+        np.asarray(iwae_jax.reconstruct(params, x, reconstruction_key)),
+        data.image_shape,
+        f"{name}: test images (upper), reconstructions (lower)",
+        test.replace(f"{summary['test_images']:,}", str(len(x))),
+    )
+    if "activity" in summary:
+        plots.unit_activity(
+            folder.path / "active_units.png",
+            [np.asarray(layer) for layer in summary["activity"]],
+            [np.asarray(layer) for layer in summary["divergences"]],
+            summary["active_units"],
+            ACTIVE_THRESHOLD,
+            test,
+        )
+    stored = f"{stem}; test split, first {log_w.shape[1]:,} images, {len(log_w):,} samples of each"
+    plots.weights(
+        folder.path / "weights.png", log_w, bounds_by_samples(log_w), f"{name}: weights", stored
+    )
+
+
+def bounds_by_samples(log_w: np.ndarray) -> dict[str, list[tuple[int, float]]]:
+    """L_k and its jackknife against k, from one set of log-weights, [samples, images].
+
+    The samples are cut into groups of k; what is left over is not used.
+    """
+    total = len(log_w)
+    steps = sorted(
+        {1, total, *(m * 10**e for m in (1, 2, 5) for e in range(9) if m * 10**e < total)}
+    )
+    entries = {"L_k (lower bound)": objectives.IWAE(), "jackknife": objectives.Jackknife(1)}
+    curves: dict[str, list[tuple[int, float]]] = {name: [] for name in entries}
+    for k in steps:
+        groups = log_w[: total // k * k].reshape(-1, k, log_w.shape[1]).transpose(1, 0, 2)
+        for name, objective in entries.items():
+            if k > getattr(objective, "order", 0):
+                value = np.mean(np.asarray(objective(jnp.asarray(groups))), dtype=np.float64)
+                curves[name].append((k, float(value)))
+    return curves
