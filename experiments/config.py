@@ -123,6 +123,9 @@ class Config:
     loss: Literal["mean", "sum"] = "mean"
     """Loss of a batch: with sum (the paper's code), epsilon acts 1/batch-size as strongly."""
 
+    after: Annotated[str | None, tyro.conf.arg(metavar="RUN_DIR")] = None
+    """Start from the parameters and the Adam state of a finished run, in place of new ones."""
+
     eval_k: int = 5000
     """Importance samples of the test likelihood."""
     eval_images: Count = None
@@ -194,6 +197,8 @@ class Config:
             for name in ("stages", "passes", "total_stages", "stage_base"):
                 if getattr(self, name) != getattr(Config, name):
                     raise UsageError(f"Expected --preset=paper alone, got {_flag(name)} beside it.")
+        if self.after is not None and not (Path(self.after) / "summary.json").is_file():
+            raise UsageError(f"Expected --after to be a finished run's folder, got {self.after!r}.")
         if self.data_dir is not None and not Path(self.data_dir).is_dir():
             raise UsageError(f"Expected --data-dir to be a folder, got {self.data_dir!r}.")
 
@@ -247,7 +252,10 @@ class Config:
         parts += [f"L{layers}", f"k{k}"]
         if self.gradient_estimator != Gradient():
             parts.append(str(self.gradient_estimator))
-        return "-".join([*parts, f"seed{seed}"])
+        parts.append(f"seed{seed}")
+        if self.after is not None:
+            parts.append(f"after-{Path(self.after).name}")
+        return "-".join(parts)
 
     @property
     def objective_function(self) -> Objective:

@@ -272,3 +272,43 @@ def bias_and_variance(
         *left.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=7
     )
     _save(figure, file, caption)
+
+
+def table_1(file: Path, rows: list[dict[str, Any]], caption: str) -> None:
+    """NLL against k, measured and published; a panel for each data set and number of layers."""
+    panels = list(dict.fromkeys((row["dataset"], row["layers"]) for row in rows))
+    figure = _figure(1.2 + 4.2 * len(panels), 4.6)
+    reduced = "REDUCED PROTOCOL" in caption
+    figure.suptitle("Table 1" + (", REDUCED PROTOCOL" if reduced else ""))
+    axes_of_panels = figure.subplots(1, len(panels), squeeze=False)[0]
+    colours = {"vae": "tab:orange", "iwae": "tab:blue"}
+    for axes, panel in zip(axes_of_panels, panels, strict=True):
+        for objective, colour in colours.items():
+            chosen = [
+                row
+                for row in rows
+                if (row["dataset"], row["layers"], row["objective"]) == (*panel, objective)
+            ]
+            if not chosen:
+                continue
+            k = [row["k"] for row in chosen]
+            errors = [row["standard_error"] for row in chosen]
+            axes.errorbar(
+                k, [row["nll"] for row in chosen], errors, fmt="o-", color=colour, capsize=3,
+                label=f"{objective}, measured",
+            )  # fmt: skip
+            known = [row for row in chosen if row["published_nll"] is not None]
+            if known:
+                axes.plot(
+                    [row["k"] for row in known], [row["published_nll"] for row in known], "s--",
+                    color=colour, alpha=0.5, markersize=4, label=f"{objective}, published",
+                )  # fmt: skip
+        axes.set(
+            xscale="log", xlabel="k", ylabel="test NLL, nats", title=f"{panel[0]}, L={panel[1]}"
+        )
+        axes.set_xticks(sorted({row["k"] for row in rows}), sorted({row["k"] for row in rows}))
+        axes.minorticks_off()
+        axes.grid(alpha=0.2)
+    handles = axes_of_panels[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside right upper", frameon=False, fontsize=8)
+    _save(figure, file, caption)

@@ -76,8 +76,14 @@ def run_all(experiment: str, config: Config, started: float) -> int:
     return 1 if failed else 0
 
 
-def run_one(config: Config, folder: RunFolder, data: Dataset, started: float) -> None:
-    """Train, evaluate and draw one run; go on from where it was; do nothing if it is finished."""
+def run_one(
+    config: Config, folder: RunFolder, data: Dataset, started: float, quiet: bool = False
+) -> dict[str, Any]:
+    """Train, evaluate and draw one run; go on from where it was; do nothing if it is finished.
+
+    Returns:
+      Its summary, printed unless ``quiet``.
+    """
     facts = {
         "dataset": data.name,
         "source": data.source,
@@ -87,7 +93,8 @@ def run_one(config: Config, folder: RunFolder, data: Dataset, started: float) ->
     }
     with folder.locked():
         folder.open(replace(config, data_source=data.source), facts)
-        console.print(f"{config.name} in {folder.path}", style="bold")
+        if not quiet:
+            console.print(f"{config.name} in {folder.path}", style="bold")
         summary = folder.read("summary.json")
         if summary is None:
             state, seconds = train(config, folder, data, started)
@@ -101,9 +108,11 @@ def run_one(config: Config, folder: RunFolder, data: Dataset, started: float) ->
             np.save(folder.path / "log_weights.npy", log_w)
             pictures(config, folder, data, state.params, summary, log_w)
             folder.write("summary.json", summary)
-        else:
+        elif not quiet:
             console.print("finished before; --overwrite runs it again")
-        print_summary(config, data, summary)
+        if not quiet:
+            print_summary(config, data, summary)
+        return summary
 
 
 def _save_diagnosis(folder: RunFolder, name: str, diagnosis: Diagnosis) -> None:
@@ -112,12 +121,41 @@ def _save_diagnosis(folder: RunFolder, name: str, diagnosis: Diagnosis) -> None:
 
 
 def initial_state(config: Config, data: Dataset) -> TrainState:
-    """The state at step 0 of a run."""
+    """The state before the first pass of a run."""
+    optimizer = config.optimizer(-(-len(data.train) // config.batch_size))
+    if config.after is not None:
+        before, state = _last_state(Path(config.after), data)
+        for name in ("layers", "dataset"):
+            there, here = getattr(before, name), getattr(config, name)
+            if there != here:
+                raise UsageError(
+                    f"Expected --after a run with {name} {here}, got one with {there}."
+                )
+        return replace(state, optimizer=optimizer)
     params = iwae_jax.init(
         Keys.of(config).init, config.model(data.train.shape[1]), data_mean=data.mean
     )
-    steps_per_pass = -(-len(data.train) // config.batch_size)
-    return TrainState.create(params, config.optimizer(steps_per_pass))
+    return TrainState.create(params, optimizer)
+
+
+def _last_state(path: Path, data: Dataset) -> tuple[Config, TrainState]:
+    """The config of a finished run, and its state after the last pass."""
+    folder = RunFolder(path)
+    summary, facts = folder.read("summary.json"), folder.read("data.json")
+    if summary is None or facts is None:
+        raise UsageError(f"Expected a finished run in {path}; it has no summary.json.")
+    if data.fingerprint != facts["fingerprint"]:
+        raise UsageError(
+            f"Expected the data of the run, {facts['origin']}, got other images from {data.origin}."
+        )
+    config = Config.from_json(folder.read("config.json") or {})
+    restored = _restore(checkpoints.Checkpoints(folder.checkpoints), initial_state(config, data))
+    if restored is None or restored[0] != summary["passes"]:
+        got = "none" if restored is None else f"that of pass {restored[0]}"
+        raise UsageError(
+            f"Expected the checkpoint of pass {summary['passes']} in {folder.checkpoints}, got {got}."
+        )
+    return config, restored[1]
 
 
 def train(
@@ -232,27 +270,17 @@ def _tensorboard(config: Config, folder: RunFolder) -> Any:
 def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae_jax.Params]:
     """The config, data and trained parameters of a finished run; a `UsageError` if it is none."""
     folder = RunFolder(path)
-    summary, facts = folder.read("summary.json"), folder.read("data.json")
-    if summary is None or facts is None:
-        raise UsageError(f"Expected a finished run in {path}; it has no summary.json.")
-    config = Config.from_json(folder.read("config.json") or {})
+    saved, facts = folder.read("config.json"), folder.read("data.json")
+    if saved is None or facts is None:
+        raise UsageError(f"Expected a run's folder, got {str(path)!r}.")
+    config = Config.from_json(saved)
     from_files = facts["source"] == "files"
     data_dir = data_dir or (config.data_dir if from_files else None)
     config = replace(config, data_source=facts["source"], data_dir=data_dir)
     config.check()
     jax.config.update("jax_default_matmul_precision", config.precision)
     data = load_data(config)
-    if data.fingerprint != facts["fingerprint"]:
-        raise UsageError(
-            f"Expected the data of the run, {facts['origin']}, got other images from {data.origin}."
-        )
-    restored = _restore(checkpoints.Checkpoints(folder.checkpoints), initial_state(config, data))
-    if restored is None or restored[0] != summary["passes"]:
-        got = "none" if restored is None else f"that of pass {restored[0]}"
-        raise UsageError(
-            f"Expected the checkpoint of pass {summary['passes']} in {folder.checkpoints}, got {got}."
-        )
-    return config, data, restored[1].params
+    return config, data, _last_state(path, data)[1].params
 
 
 def evaluate_again(

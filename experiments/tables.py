@@ -1,0 +1,389 @@
+"""The cells of a table: what is to do, what was measured, and what it says beside the paper's."""
+
+import csv
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import iwae_jax
+from experiments import plots
+from experiments.config import Config
+from experiments.display import console, duration, print_table
+from experiments.folders import RunFolder, make_folder
+from experiments.published import TABLE_1, published
+from experiments.results import WEIGHTS, DivergedError, Keys, differences
+from experiments.runner import initial_state, load_data, run_one
+from experiments.stopping import held
+from iwae_jax.data import Dataset
+
+Cell = tuple[str, str, int, int]  # dataset, objective, stochastic layers, k
+
+
+@dataclass
+class Cells:
+    """The runs of each cell, and the data that they share."""
+
+    runs: dict[Cell, tuple[Config, ...]]
+    out_dir: Path
+
+    def __post_init__(self):
+        self.data: dict[str, Dataset] = {}
+        for runs in self.runs.values():
+            if runs[0].dataset not in self.data:
+                self.data[runs[0].dataset] = load_data(runs[0])
+
+    def folder(self, run: Config) -> RunFolder:
+        """The folder of a run."""
+        return RunFolder(self.out_dir / run.dataset / run.name)
+
+    def distinct(self) -> list[Config]:
+        """Every run once."""
+        return list(dict.fromkeys(run for runs in self.runs.values() for run in runs))
+
+    def print_plan(self) -> None:
+        """What is to do, run by run, and how long it takes on this machine."""
+        rows, total = [], 0.0
+        for run in self.distinct():
+            folder, data = self.folder(run), self.data[run.dataset]
+            passes = run.total_passes(data.train.shape[1])
+            done = len(folder.metrics())
+            seconds = 0.0
+            if folder.progress() != "finished":
+                seconds = self._seconds(run, passes - done)
+            total += seconds
+            state = "finished" if not seconds else f"{done} of {passes:,} passes"
+            rows.append((f"{run.dataset} {run.name}", state, duration(seconds) if seconds else ""))
+        print_table("plan (times measured on this machine)", ("run", "done", "to go"), rows)
+        console.print(f"{len(rows)} runs; about {duration(total)} to go")
+
+    def _seconds(self, run: Config, passes: int) -> float:
+        """The time of so many passes and of the evaluation: line through two k, a few steps each."""
+        data, (layers,), (k,) = self.data[run.dataset], run.layers, run.k
+        low, high = (_step_seconds(run.dataset, layers, at, self) for at in (1, 50))
+        step = low + max(high - low, 0.0) * (k - 1) / 49
+        images = min(run.eval_images or len(data.test), len(data.test))
+        block = max(1, min(images, WEIGHTS // run.eval_k))
+        evaluation = _evaluation_seconds(run.dataset, layers, run.eval_k, block, self)
+        steps = passes * -(-len(data.train) // run.batch_size)
+        return step * steps + evaluation * images / block
+
+    def first(self, dataset: str) -> Config:
+        """Any run of a data set."""
+        return next(run for run in self.distinct() if run.dataset == dataset)
+
+    def summary(self, run: Config) -> dict[str, Any] | None:
+        """What was measured of a run; None if it is not finished."""
+        return self.folder(run).read("summary.json")
+
+    def log_p(self, run: Config) -> np.ndarray:
+        """log p(x) of each test image of a finished run."""
+        return np.load(self.folder(run).path / "test_log_likelihood.npy")
+
+
+_STEPS = 20  # steps that are timed
+
+
+def _step_seconds(dataset: str, layers: int, k: int, cells: Cells) -> float:
+    key = ("step", dataset, layers, k)
+    if key not in _TIMES:
+        run = next(r for r in cells.distinct() if (r.dataset, r.layers[0]) == (dataset, layers))
+        data = cells.data[dataset]
+        state, train_key = initial_state(run, data), Keys.of(run).train
+        images = jnp.asarray(data.train[: _STEPS * run.batch_size])
+        seconds = []
+        for _ in range(3):  # the first compiles
+            begun = time.monotonic()
+            state, bounds = iwae_jax.train_epoch(
+                state, images, train_key, k, batch_size=run.batch_size, maximum=data.maximum
+            )
+            bounds.block_until_ready()
+            seconds.append(time.monotonic() - begun)
+        _TIMES[key] = min(seconds) / -(-len(images) // run.batch_size)
+    return _TIMES[key]
+
+
+def _evaluation_seconds(dataset: str, layers: int, k: int, images: int, cells: Cells) -> float:
+    key = ("evaluation", dataset, layers, k, images)
+    if key not in _TIMES:
+        run = next(r for r in cells.distinct() if (r.dataset, r.layers[0]) == (dataset, layers))
+        data, keys = cells.data[dataset], Keys.of(run)
+        params = initial_state(run, data).params
+        x = iwae_jax.data.binarize(data.test[:images], keys.test_pixels, data.maximum)
+        seconds = []
+        for _ in range(2):
+            begun = time.monotonic()
+            iwae_jax.log_weights(params, x, keys.test, k).block_until_ready()
+            seconds.append(time.monotonic() - begun)
+        _TIMES[key] = min(seconds)
+    return _TIMES[key]
+
+
+_TIMES: dict[tuple[Any, ...], float] = {}
+
+
+def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
+    """Do what is left to do, and write the table after each run; return the exit status."""
+    make_folder(out)
+    cells.print_plan()
+    failed = []
+    for run in cells.distinct():
+        finished = cells.folder(run).progress() == "finished"
+        try:
+            run_one(run, cells.folder(run), cells.data[run.dataset], started, quiet=finished)
+        except DivergedError as error:
+            console.print(f"{run.name} failed: {error}", style="bold red")
+            failed.append(run.name)
+        if not finished:
+            _write(cells, out, command)
+        started = time.time()
+    rows, orderings = _write(cells, out, command)
+    _print(cells, rows, orderings)
+    console.print(f"written to {out}: table1.md, table1.csv, orderings.csv, table1.png")
+    if failed:
+        console.print(f"{len(failed)} runs failed: {', '.join(failed)}", style="bold red")
+    return 1 if failed else 0
+
+
+def table_rows(cells: Cells) -> list[dict[str, Any]]:
+    """A row for each cell that has a finished run.
+
+    ``standard_error`` holds, in squares, the spread over seeds (where there are several), the Monte
+    Carlo error, and the sampling error of the split: images and pixels of them drawn anew.
+    """
+    rows = []
+    for cell, runs in cells.runs.items():
+        found = [summary for run in runs if (summary := cells.summary(run)) is not None]
+        if not found:
+            continue
+        dataset, objective, layers, k = cell
+        nll = np.array([summary["test_nll"] for summary in found])
+        count = len(nll)
+        seeds = float(nll.std(ddof=1) / np.sqrt(count)) if count > 1 else None
+        monte_carlo = _root([s["monte_carlo_error"] for s in found]) / count
+        split = float(np.mean([s["split_error"] or 0.0 for s in found]))
+        error = _root([seeds, monte_carlo, split])
+        embedded = cells.data[dataset].source == "embedded"
+        paper = None if embedded else published(dataset, objective, layers, k)
+        pruned = [s["without_inactive"].get("nll_difference") for s in found]
+        pruned = [value for value in pruned if value is not None]
+        rows.append(
+            {
+                "dataset": dataset,
+                "layers": layers,
+                "objective": objective,
+                "k": k,
+                "seeds": count,
+                "nll": float(nll.mean()),
+                "standard_error": error,
+                "seed_error": seeds,
+                "monte_carlo_error": monte_carlo,
+                "split_error": split,
+                "published_nll": paper.nll if paper else None,
+                "difference": float(nll.mean()) - paper.nll if paper else None,
+                "active": _mean_units([s["active_units"] for s in found]),
+                "published_active": "+".join(map(str, paper.active)) if paper else None,
+                "nll_without_inactive_less_nll": float(np.mean(pruned)) if pruned else None,
+                "effective_sample_size": float(
+                    np.mean([s["effective_sample_size"] for s in found])
+                ),
+                "pareto_k_high": float(np.mean([s["pareto_k_high"] or 0.0 for s in found])),
+                "protocol": protocol(cells, dataset),
+            }
+        )
+    return rows
+
+
+def _root(errors: list[float | None]) -> float:
+    return float(np.sqrt(sum(error**2 for error in errors if error is not None)))
+
+
+def _mean_units(counts: list[list[int]]) -> str:
+    means = np.mean(counts, axis=0)
+    return "+".join(f"{mean:.0f}" if mean == round(mean) else f"{mean:.1f}" for mean in means)
+
+
+def protocol(cells: Cells, dataset: str) -> str:
+    """What of a data set's runs differs from the paper's protocol, in a line."""
+    run, data = cells.first(dataset), cells.data[dataset]
+    summary = {
+        "passes": run.total_passes(data.train.shape[1]),
+        "test_nll_k": run.eval_k,
+        "test_images": min(run.eval_images or len(data.test), len(data.test)),
+    }
+    lines = differences(run, data, summary)
+    reduced = [line for line in lines if not line.startswith("loss:")]
+    return ("REDUCED PROTOCOL: " if reduced else "") + "; ".join(lines) if lines else "the paper's"
+
+
+def orderings(cells: Cells) -> list[dict[str, Any]]:
+    """The paper's orderings of NLLs, and what the runs say of each: paired by image and seed.
+
+    A difference has the standard error of a mean over images, with, where there are several seeds,
+    that of their mean added in squares. Beyond two of them it holds or does not.
+    """
+    found = []
+    for (dataset, claim), (better, worse) in _claims(cells).items():
+        paper = TABLE_1[worse].nll - TABLE_1[better].nll
+        pairs = [
+            (a, b)
+            for a, b in zip(cells.runs[better], cells.runs[worse], strict=True)
+            if cells.summary(a) is not None and cells.summary(b) is not None
+        ]
+        if paper <= 0 or not pairs or better == worse:
+            continue  # the paper has no such ordering, or there is nothing to say yet
+        gains = np.array([cells.log_p(a) - cells.log_p(b) for a, b in pairs])
+        by_image, by_seed = gains.mean(axis=0), gains.mean(axis=1)
+        error = by_image.std(ddof=1) / np.sqrt(len(by_image))
+        if len(pairs) > 1:
+            error = np.hypot(error, by_seed.std(ddof=1) / np.sqrt(len(pairs)))
+        gain = float(gains.mean())
+        verdict = "undecided"
+        if abs(gain) > 2 * error:
+            verdict = "holds" if gain > 0 else "does not hold yet"
+        found.append(
+            {
+                "dataset": dataset,
+                "ordering": claim,
+                "published_gain": round(paper, 2),
+                "gain": gain,
+                "standard_error": float(error),
+                "seeds": len(pairs),
+                "verdict": verdict,
+            }
+        )
+    return found
+
+
+def _claims(cells: Cells) -> dict[tuple[str, str], tuple[Cell, Cell]]:
+    """Pairs of cells, the one that the table might find better first."""
+    claims = {}
+    for cell in cells.runs:
+        dataset, objective, layers, k = cell
+        others = {
+            f"L={layers}, {objective}: k={k} below k={less}": (dataset, objective, layers, less)
+            for less in sorted({c[3] for c in cells.runs if c[3] < k})[-1:]
+        }
+        if objective == "iwae" and k > 1:
+            others[f"L={layers}, k={k}: iwae below vae"] = (dataset, "vae", layers, k)
+        if layers == 2:
+            others[f"{objective}, k={k}: L=2 below L=1"] = (dataset, objective, 1, k)
+        for claim, other in others.items():
+            if other in cells.runs and {cell, other} <= set(TABLE_1):
+                claims[dataset, claim] = (cell, other)
+    return claims
+
+
+def _write(
+    cells: Cells, out: Path, command: str
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    rows, order = table_rows(cells), orderings(cells)
+    texts = {"table1.md": _markdown(cells, rows, order, command)}
+    with held():
+        for name, values in (("table1.csv", rows), ("orderings.csv", order)):
+            if values:
+                partial = out / f"{name}.partial"
+                with partial.open("w", newline="") as stream:
+                    writer = csv.DictWriter(stream, list(values[0]))
+                    writer.writeheader()
+                    writer.writerows(values)
+                partial.replace(out / name)
+        for name, text in texts.items():
+            partial = out / f"{name}.partial"
+            partial.write_text(text)
+            partial.replace(out / name)
+        if rows:
+            caption = "; ".join(
+                f"{name} from {data.source}, test split, dynamic binarization: {protocol(cells, name)}"
+                for name, data in cells.data.items()
+            )
+            plots.table_1(out / "table1.png", rows, caption)
+    return rows, order
+
+
+def _markdown(
+    cells: Cells, rows: list[dict[str, Any]], order: list[dict[str, Any]], command: str
+) -> str:
+    lines = ["# Table 1", ""]
+    for dataset, data in cells.data.items():
+        lines += [f"**{dataset}** from {data.source}. Protocol: {protocol(cells, dataset)}.", ""]
+    lines += [
+        "NLL in nats. ± holds the Monte Carlo error of the samples, the sampling error of the test split, "
+        "and with several seeds the error of their mean; the difference's standard error is the same "
+        "(the published value's own is not known). Units: active, next to x first.",
+        "",
+        "| data | L | objective | k | seeds | NLL | published | difference | units | published | "
+        "without inactive units |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        error = f"± {row['standard_error']:.2f}"
+        cells_of_row = (
+            row["dataset"], row["layers"], row["objective"], row["k"], row["seeds"],
+            f"{row['nll']:.2f} {error}",
+            "" if row["published_nll"] is None else f"{row['published_nll']:.2f}",
+            "" if row["difference"] is None else f"{row['difference']:+.2f} {error}",
+            row["active"],
+            row["published_active"] or "",
+            _signed(row["nll_without_inactive_less_nll"]),
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells_of_row))} |")
+    if order:
+        lines += [
+            "",
+            "## The paper's orderings",
+            "",
+            "Gains in nats of the cell named first, paired by image (and seed).",
+            "",
+            "| data | ordering | published gain | measured gain | verdict |",
+            "|---|---|---|---|---|",
+            *(
+                f"| {o['dataset']} | {o['ordering']} | {o['published_gain']:.2f} | "
+                f"{o['gain']:+.3f} ± {o['standard_error']:.3f} | {o['verdict']} |"
+                for o in order
+            ),
+        ]
+    device = jax.devices()[0].device_kind
+    versions = f"iwae_jax {iwae_jax.__version__}, jax {jax.__version__}, {device}"
+    return "\n".join([*lines, "", f"Made with `{command}` ({versions}).", ""])
+
+
+def _signed(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
+
+
+def _print(cells: Cells, rows: list[dict[str, Any]], order: list[dict[str, Any]]) -> None:
+    for dataset in cells.data:
+        console.print(f"{dataset}: {protocol(cells, dataset)}")
+    print_table(
+        "NLL in nats, measured and published; active units",
+        ("cell", "measured", "published", "difference", "units", "published"),
+        [
+            (
+                f"{r['dataset']} L={r['layers']} {r['objective']} k={r['k']}",
+                f"{r['nll']:.2f} ± {r['standard_error']:.2f}",
+                "" if r["published_nll"] is None else f"{r['published_nll']:.2f}",
+                "" if r["difference"] is None else f"{r['difference']:+.2f}",
+                r["active"],
+                r["published_active"] or "",
+            )
+            for r in rows
+        ],
+    )
+    print_table(
+        "the paper's orderings: gains in nats",
+        ("ordering", "published", "measured", "verdict"),
+        [
+            (
+                f"{o['dataset']} {o['ordering']}",
+                f"{o['published_gain']:.2f}",
+                f"{o['gain']:+.3f} ± {o['standard_error']:.3f}",
+                o["verdict"],
+            )
+            for o in order
+        ],
+    )
