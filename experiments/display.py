@@ -68,13 +68,13 @@ class Display:
                 share = min(0.99 * units, (time.monotonic() - begun) / per_unit)
                 self._bar.update(self._task, completed=self.done + share, text=self._text(share))
 
-    def advance(self, note: str, images_per_unit: float, units: int = 1) -> None:
+    def advance(self, note: str, images_per_unit: float = 0, units: int = 1) -> None:
         """Count units as done; `note` is what to say of them."""
         now = time.monotonic()
         speed = images_per_unit * units / max(now - self._latest, 1e-9)
         self._latest = now
         self.done += units
-        self._note = f"{note}  {speed:,.0f} images/s"
+        self._note = f"{note}  {speed:,.0f} images/s" if images_per_unit else note
         self._bar.update(self._task, completed=self.done, text=self._text(0.0))
         last = self.done >= self.total
         if not console.is_terminal and (last or now - self._last_line >= _LINE_SECONDS):

@@ -312,3 +312,91 @@ def table_1(file: Path, rows: list[dict[str, Any]], caption: str) -> None:
     handles = axes_of_panels[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside right upper", frameon=False, fontsize=8)
     _save(figure, file, caption)
+
+
+def latent_map(
+    file: Path, places: np.ndarray, labels: np.ndarray | None, title: str, caption: str
+) -> None:
+    """Points in a plane, coloured by label."""
+    figure = _figure(7.2, 6.4)
+    axes = figure.add_subplot()
+    if labels is None:
+        axes.scatter(*places.T, s=6, color="tab:blue")
+    else:
+        for number, label in enumerate(np.unique(labels)):
+            chosen = places[labels == label]
+            axes.scatter(*chosen.T, s=6, color=f"C{number % 10}", label=str(label))
+        axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2.5, frameon=False)
+    axes.set(title=title, xticks=[], yticks=[])
+    _save(figure, file, caption)
+
+
+def annealing(
+    file: Path,
+    sampled: np.ndarray,
+    annealed: np.ndarray,
+    error: np.ndarray,
+    gaps: np.ndarray,
+    k: int,
+    caption: str,
+) -> None:
+    """What annealing adds to each image's log p(x), and the gap of the bounds on simulated data."""
+    figure = _figure(9.6, 4.0)
+    left, right = figure.subplots(1, 2)
+    left.errorbar(-annealed, annealed - sampled, 2 * error, fmt=".", color="tab:blue", alpha=0.6)
+    left.axhline(0, color="0.5", linewidth=0.8)
+    left.set(
+        title="Test images (bars: 2 standard errors)",
+        xlabel="annealed estimate of -log p(x), nats",
+        ylabel=f"annealed less L_{k}, nats",
+    )
+    right.hist(gaps, bins=20, color="tab:blue", alpha=0.6)
+    right.axvline(gaps.mean(), color="tab:red", label=f"mean {gaps.mean():.3f}")
+    right.set(
+        title="Simulated data: upper less lower bound",
+        xlabel="nats",
+        ylabel="data drawn from the model",
+    )
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.grid(alpha=0.2)
+    _save(figure, file, caption)
+
+
+def posteriors(
+    file: Path,
+    panels: list[tuple[int, dict[str, Any], dict[int, np.ndarray]]],
+    ks: tuple[int, ...],
+    caption: str,
+) -> None:
+    """Rows of images: the true posterior, then q_IW for each k with draws from it."""
+    figure = _figure(3.0 * (1 + len(ks)), 2.9 * len(panels) + 0.4)
+    grid = figure.subplots(len(panels), 1 + len(ks), squeeze=False, sharex="row", sharey="row")
+    for row, (number, density, draws) in zip(grid, panels, strict=True):
+        across, up = density["axes"]
+        extent = (across[0], across[-1], up[0], up[-1])
+        posterior = density["posterior"]
+        peak = posterior.max()
+        levels = peak * np.exp(-0.5 * np.array([3.0, 2.0, 1.0]) ** 2)
+        for axes, k in zip(row, (None, *ks), strict=True):
+            shown = posterior if k is None else density["q_iw"][k]
+            axes.imshow(
+                shown.T,
+                origin="lower",
+                extent=extent,
+                aspect="auto",
+                cmap="Blues",
+                vmin=0,
+                vmax=peak,
+            )
+            axes.contour(across, up, posterior.T, levels, colors="tab:red", linewidths=0.7)
+            if k is None:
+                axes.set_title(f"p(z | x), test image {number}", fontsize=9)
+            else:
+                axes.scatter(*draws[k].T, s=2, color="black", alpha=0.35)
+                axes.set_xlim(extent[:2])
+                axes.set_ylim(extent[2:])
+                name = "q = q_IW, k=1" if k == 1 else f"q_IW, k={k}"
+                axes.set_title(f"{name}: KL {density['divergences'][k]:.2f}", fontsize=9)
+    figure.suptitle("True posterior (red contours in every panel), q, and the implicit q_IW")
+    _save(figure, file, caption)

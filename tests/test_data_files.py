@@ -20,10 +20,40 @@ def test_mnist_from_idx_files(tmp_path, place, gz):
     assert splits is not None
     np.testing.assert_array_equal(splits["train"], TRAIN.reshape(30, 784))
     np.testing.assert_array_equal(splits["test"], TEST.reshape(11, 784))
+    np.testing.assert_array_equal(splits["test_labels"], np.arange(11) % 10)
+    np.testing.assert_array_equal(splits["train_labels"], np.arange(30) % 10)
+
+
+def test_labels_may_be_absent_but_not_damaged(tmp_path):
+    files.write_mnist(tmp_path, TRAIN, TEST, gz=False)
+    labels = tmp_path / "t10k-labels-idx1-ubyte"
+    whole = labels.read_bytes()
+    for damaged in (whole[:-1], whole[:4], files.idx(np.arange(12)), files.idx(TEST)):
+        labels.write_bytes(damaged)
+        with pytest.raises(ValueError, match="to be an IDX file of 11 labels"):
+            data_files.find_mnist(tmp_path)
+    labels.unlink()
+    splits = data_files.find_mnist(tmp_path)
+    assert splits is not None
+    assert set(splits) == {"train", "test", "train_labels"}
 
 
 def test_mnist_from_keras(tmp_path):
+    labels = {"y_train": np.arange(30) % 10, "y_test": np.arange(11) % 10}
+    np.savez(
+        tmp_path / "mnist.npz",
+        x_train=TRAIN,
+        x_test=TEST,
+        y_train=labels["y_train"],
+        y_test=labels["y_test"],
+    )
+    splits = data_files.find_mnist(tmp_path)
+    assert splits is not None
+    np.testing.assert_array_equal(splits["test_labels"], labels["y_test"])
     np.savez(tmp_path / "mnist.npz", x_train=TRAIN, x_test=TEST, y_train=[0], y_test=[0])
+    with pytest.raises(ValueError, match="Expected train_labels in .* to be 30 whole numbers"):
+        data_files.find_mnist(tmp_path)
+    np.savez(tmp_path / "mnist.npz", x_train=TRAIN, x_test=TEST)
     splits = data_files.find_mnist(tmp_path)
     assert splits is not None
     np.testing.assert_array_equal(splits["train"], TRAIN.reshape(30, 784))

@@ -44,6 +44,8 @@ class Dataset:
       test: test images, [t, pixels].
       image_shape: rows and columns of an image.
       maximum: the intensity that means a probability of one.
+      labels: the class of each image, [n] of whole numbers, by split (``"train"``, ``"validation"``,
+        ``"test"``), where the source has them; else None.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Dataset:
     test: np.ndarray
     image_shape: tuple[int, int]
     maximum: float
+    labels: dict[str, np.ndarray] | None = None
 
     @property
     def mean(self) -> np.ndarray:
@@ -165,16 +168,25 @@ def _embedded(name: str) -> Dataset:
     from sklearn.datasets import load_digits
 
     digits: Any = load_digits()
-    images = np.random.default_rng(0).permutation(digits["data"].astype(np.uint8))
-    train, validation, test = np.split(images, [1400, 1497])
+    order = np.random.default_rng(0).permutation(len(digits["data"]))
+    train, validation, test = np.split(digits["data"].astype(np.uint8)[order], [1400, 1497])
+    labels = np.split(digits["target"][order], [1400, 1497])
+    by_split: dict[str, np.ndarray] = dict(
+        zip(("train", "validation", "test"), labels, strict=True)
+    )
     origin = "scikit-learn's 8x8 digits"
-    return Dataset(name, "embedded", origin, train, validation, test, (8, 8), 16)
+    return Dataset(name, "embedded", origin, train, validation, test, (8, 8), 16, by_split)
 
 
 def _mnist(splits: dict[str, np.ndarray], source: str, origin: str) -> Dataset:
-    train, validation = _hold_out(splits["train"], len(splits["train"]) // 150)
+    held_out = len(splits["train"]) // 150
+    train, validation = _hold_out(splits["train"], held_out)
+    labels = None
+    if "train_labels" in splits and "test_labels" in splits:
+        parts = _hold_out(splits["train_labels"], held_out)
+        labels = {"train": parts[0], "validation": parts[1], "test": splits["test_labels"]}
     shape = (data_files.SIDE, data_files.SIDE)
-    return Dataset("mnist", source, origin, train, validation, splits["test"], shape, 255)
+    return Dataset("mnist", source, origin, train, validation, splits["test"], shape, 255, labels)
 
 
 def _binarized_mnist(splits: dict[str, np.ndarray], source: str, origin: str) -> Dataset:

@@ -32,7 +32,10 @@ OMNIGLOT_ZIPS = (
 
 
 def find_mnist(folder: Path) -> dict[str, np.ndarray] | None:
-    """MNIST's train and test images, uint8 [n, 784], or None if the folder has no file of it."""
+    """MNIST's train and test images, uint8 [n, 784], or None if the folder has no file of it.
+
+    Where the folder has their labels too, these are ``train_labels`` and ``test_labels``, uint8 [n].
+    """
     for place in _places(folder, "mnist", "MNIST", "MNIST/raw", "raw"):
         names = {
             split: tuple(name + end for name in stems for end in ("", ".gz"))
@@ -40,7 +43,14 @@ def find_mnist(folder: Path) -> dict[str, np.ndarray] | None:
         }
         files = _find_all(place, names)
         if files:
-            return {split: read_idx(file) for split, file in files.items()}
+            splits = {split: read_idx(file) for split, file in files.items()}
+            for split, file in files.items():
+                labels = file.with_name(
+                    file.name.replace("images", "labels").replace("idx3", "idx1")
+                )
+                if labels.is_file():
+                    splits[f"{split}_labels"] = read_idx_labels(labels, len(splits[split]))
+            return splits
         if (place / "mnist.npz").is_file():
             return _read_keras(place / "mnist.npz")
     return None
@@ -93,6 +103,18 @@ def read_idx(file: Path) -> np.ndarray:
             "it is truncated or damaged."
         )
     return np.frombuffer(raw, np.uint8, offset=16).reshape(count, SIDE * SIDE)
+
+
+def read_idx_labels(file: Path, count: int) -> np.ndarray:
+    """The labels of ``count`` images, from an IDX file, plain or gzipped: uint8 [count]."""
+    raw = _read_bytes(file)
+    magic, found = struct.unpack(">2I", raw[:8]) if len(raw) >= 8 else (0, 0)
+    if magic != 0x0801 or found != count or len(raw) != 8 + count:
+        raise ValueError(
+            f"Expected {file} to be an IDX file of {count} labels, magic 0x00000801, got {found} with "
+            f"magic 0x{magic:08x} in {len(raw)} bytes."
+        )
+    return np.frombuffer(raw, np.uint8, offset=8)
 
 
 def read_amat(file: Path) -> np.ndarray:
@@ -180,6 +202,11 @@ def _read_keras(file: Path) -> dict[str, np.ndarray]:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             for split, name in {"train": "x_train", "test": "x_test"}.items():
                 splits[split] = content[name]
+            labels = {
+                f"{split}_labels": content[f"y_{split}"]
+                for split in splits
+                if f"y_{split}" in content.files
+            }
     except KeyError as error:
         raise ValueError(f"Expected {file} to hold x_train and x_test, got: {error}.") from error
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
@@ -192,7 +219,14 @@ def _read_keras(file: Path) -> dict[str, np.ndarray]:
                 f"Expected {split} images in {file} to be uint8 of shape [n, {SIDE}, {SIDE}], "
                 f"got {images.dtype} of shape {images.shape}."
             )
-    return {split: images.reshape(-1, SIDE * SIDE) for split, images in splits.items()}
+    for name, values in labels.items():
+        count = len(splits[name.removesuffix("_labels")])
+        if values.shape != (count,) or not np.issubdtype(values.dtype, np.integer):
+            raise ValueError(
+                f"Expected {name} in {file} to be {count} whole numbers, got {values.dtype} of shape "
+                f"{values.shape}."
+            )
+    return {split: images.reshape(-1, SIDE * SIDE) for split, images in splits.items()} | labels
 
 
 def _places(folder: Path, *below: str) -> Iterable[Path]:

@@ -34,6 +34,8 @@ class UnavailableError(Exception):
 def read(name: str, data_dir: str | Path | None = None) -> dict[str, np.ndarray]:
     """Splits of a data set, uint8 [n, 784] each; downloaded and prepared at the first call.
 
+    MNIST has its labels too, whole numbers [n]: ``train_labels`` and ``test_labels``.
+
     Args:
       name: ``"mnist"``, ``"binarized_mnist"`` or ``"omniglot"``.
       data_dir: TFDS's folder; by default $TFDS_DATA_DIR or ~/tensorflow_datasets. What is prepared
@@ -120,6 +122,8 @@ def read_builder(builder: Any) -> dict[str, np.ndarray]:
             for record in source.__getitems__(range(start, min(start + 1000, len(source))))
         ]
         splits[split] = np.stack([_decode(record["image"], builder.name) for record in records])
+        if builder.name == "mnist":
+            splits[f"{split}_labels"] = np.array([int(record["label"]) for record in records])
     if "validation" in splits:
         splits["valid"] = splits.pop("validation")
     partial = cache.with_suffix(".partial")
@@ -146,6 +150,8 @@ def _load_cache(file: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"Expected {file} to be whole; remove it: {error}.") from error
     pixels = data_files.SIDE**2
     for name, images in splits.items():
+        if name.endswith("_labels"):
+            continue
         if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != pixels:
             raise ValueError(
                 f"Expected {file} to hold uint8 images [n, {pixels}]; remove it: {name} is "

@@ -1,0 +1,266 @@
+"""What experiments.latents measures and draws."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import iwae_jax
+from experiments import plots
+from experiments.display import Display, console, print_table, warn
+from experiments.folders import make_folder
+from experiments.results import Keys, binarization_name
+from experiments.runner import restore_run
+from experiments.stopping import held
+from iwae_jax.data import Dataset
+
+STEPS = 9  # images of a traversal or an interpolation
+BLOCK = 1000  # images encoded at a time
+
+
+def look(
+    path: Path, *, probe_images: int, map_images: int, seed: int, data_dir: str | None
+) -> dict[str, Any]:
+    """Measure and draw the latents of a run into its folder ``latents``; return the numbers."""
+    config, data, params = restore_run(path, data_dir)
+    folder = make_folder(path / "latents")
+    keys = Keys.of(config)
+    source = data.source + (f" ({data.origin})" if data.source == "embedded" else "")
+    stem = (
+        f"{data.name} from {source}; {config.name}, trained with k={config.k[0]}, "
+        f"{binarization_name(config, data)} binarization"
+    )
+    test = iwae_jax.data.binarize(data.test, keys.test_pixels, data.maximum)
+    drawing = _Drawing(params, data, stem, folder, jax.random.key(seed))
+    results: dict[str, Any] = {"run": config.name, "source": data.source, "origin": data.origin}
+    with Display("latents", 6 if data.labels else 4, unit="part") as display:
+        means = _means(params, test, Keys.of(config).active)
+        for name, part in drawing.parts(test, means, probe_images, map_images, keys.train):
+            found = part()
+            if found:
+                results[name] = found
+            display.advance(name.replace("_", " "))
+    partial = folder / "latents.json.partial"
+    with held():
+        partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
+        partial.replace(folder / "latents.json")
+    _print(results)
+    console.print(f"written to {folder}")
+    return results
+
+
+class _Drawing:
+    """The parts of the look, over what they share."""
+
+    def __init__(
+        self, params: iwae_jax.Params, data: Dataset, stem: str, folder: Path, key: jax.Array
+    ):
+        self.params, self.data, self.stem, self.folder = params, data, stem, folder
+        self.neighbour_key, self.z_key, self.pick_key = jax.random.split(key, 3)
+
+    def parts(
+        self,
+        test: jax.Array,
+        means: np.ndarray,
+        probe_images: int,
+        map_images: int,
+        pixels_key: jax.Array,
+    ) -> Iterator[tuple[str, Any]]:
+        """Each part's name, and what does it."""
+        yield "nearest_neighbours", self.neighbours
+        yield "traversals", lambda: self.traversals(test)
+        yield "interpolations", lambda: self.interpolations(test)
+        if self.data.labels is None:
+            warn(
+                f"{self.data.origin} has no labels: no linear probe, no arithmetic on class means, and a "
+                "map without colours."
+            )
+        else:
+            yield "linear_probe", lambda: self.probe(test, means, probe_images, pixels_key)
+            yield "arithmetic", lambda: self.arithmetic(test)
+        yield "map", lambda: self.map(means, map_images)
+
+    def grid(self, name: str, images: np.ndarray, columns: int, title: str, what: str) -> None:
+        """Draw a grid of images into the folder."""
+        plots.image_grid(
+            self.folder / f"{name}.png",
+            images,
+            self.data.image_shape,
+            columns,
+            title,
+            f"{self.stem}; {what}",
+        )
+
+    def decode(self, z: tuple[jax.Array, ...]) -> np.ndarray:
+        """E[x | z] of each z, [n, pixels]."""
+        model, theta = self.params.model, self.params.generative
+        return np.asarray(jax.jit(jax.vmap(lambda z: model.mean_x(theta, z)))(z))
+
+    def neighbours(self) -> dict[str, Any]:
+        """Samples, each beside the five training images nearest to it."""
+        from sklearn.neighbors import NearestNeighbors
+
+        samples = np.asarray(iwae_jax.sample(self.params, self.neighbour_key, 10, mean=True))
+        train = self.data.train / self.data.maximum
+        finder = NearestNeighbors(n_neighbors=5).fit(train)
+        distances, nearest = finder.kneighbors(samples)
+        # What a nearest neighbour's distance is for images that cannot be copies: test images.
+        test = self.data.test[:200] / self.data.maximum
+        usual = float(np.median(finder.kneighbors(test, 1)[0]))
+        sheet = np.stack([samples, *train[nearest].transpose(1, 0, 2)], axis=1)
+        self.grid(
+            "neighbours",
+            sheet.reshape(-1, sheet.shape[-1]),
+            6,
+            "samples (left), and their nearest training images",
+            "training split, Euclidean distance of E[x | z]",
+        )
+        return {"median_distance": float(np.median(distances[:, 0])), "of_test_images": usual}
+
+    def traversals(self, test: jax.Array) -> None:
+        """One test image, with each of the ten most active units of layer 1 moved from -3 to 3."""
+        active = iwae_jax.active_units(self.params, test, self.z_key)
+        units = np.argsort(np.asarray(active.variances[0]))[::-1][:10]
+        z = [mean for mean, _ in iwae_jax.encode(self.params, test[:1])]
+        steps = jnp.linspace(-3.0, 3.0, STEPS)
+        rows = []
+        for unit in units:
+            below = jnp.tile(z[0], (STEPS, 1)).at[:, int(unit)].set(steps)
+            rows.append(self.decode((below, *(jnp.tile(u, (STEPS, 1)) for u in z[1:]))))
+        self.grid(
+            "traversals",
+            np.concatenate(rows),
+            STEPS,
+            f"units of layer 1 from -3 to 3: {', '.join(str(int(u)) for u in units)} from the top",
+            "test split, image 1; every other unit at its posterior mean",
+        )
+
+    def interpolations(self, test: jax.Array) -> None:
+        """From one test image's posterior mean to another's, on a line in z[0]."""
+        rows = []
+        for number in range(0, 20, 2):
+            ends = [mean for mean, _ in iwae_jax.encode(self.params, test[number : number + 2])]
+            share = jnp.linspace(0.0, 1.0, STEPS)[:, None]
+            path = tuple(end[:1] * (1.0 - share) + end[1:] * share for end in ends)
+            left, right = np.asarray(test[number])[None], np.asarray(test[number + 1])[None]
+            rows.append(np.concatenate([left, self.decode(path), right]))
+        self.grid(
+            "interpolations",
+            np.concatenate(rows),
+            STEPS + 2,
+            "test images (ends), and the line between their posterior means",
+            "test split, first 20 images",
+        )
+
+    def probe(
+        self, test: jax.Array, means: np.ndarray, probe_images: int, key: jax.Array
+    ) -> dict[str, Any]:
+        """Accuracy of a linear classifier of the posterior means, with Wilson's 95% interval."""
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        assert self.data.labels is not None
+        count = min(probe_images, len(self.data.train))
+        x = iwae_jax.data.binarize(self.data.train[:count], key, self.data.maximum)
+        train_means = _means(self.params, x, self.z_key)
+        labels = self.data.labels
+        accuracies = {}
+        for name, (fit_to, tried_on) in {
+            "posterior means": (train_means, means),
+            "pixels": (np.asarray(x), np.asarray(test)),
+        }.items():
+            classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
+            classifier.fit(fit_to, labels["train"][:count])
+            right = int(np.sum(classifier.predict(tried_on) == labels["test"]))
+            low, high = wilson(right, len(tried_on))
+            accuracies[name] = {"accuracy": right / len(tried_on), "low": low, "high": high}
+        return {"training_images": count, "test_images": len(test), **accuracies}
+
+    def arithmetic(self, test: jax.Array) -> None:
+        """Class means of three exemplars each: a - b + c, in latent space and in pixels."""
+        assert self.data.labels is not None
+        labels = np.asarray(self.data.labels["test"])
+        classes = np.unique(labels)
+        rng = np.random.default_rng(np.asarray(jax.random.key_data(self.pick_key)))
+        rows = []
+        for _ in range(8):
+            picked = [
+                rng.choice(np.flatnonzero(labels == c), 3) for c in rng.choice(classes, 3, False)
+            ]
+            means, pixels = [], []
+            for numbers in picked:
+                layers = [mean for mean, _ in iwae_jax.encode(self.params, test[numbers])]
+                means.append([layer.mean(axis=0, keepdims=True) for layer in layers])
+                pixels.append(np.asarray(test[numbers]).mean(axis=0))
+            a, b, c = means
+            result = tuple(u - v + w for u, v, w in zip(a, b, c, strict=True))
+            decoded = [self.decode(tuple(mean))[0] for mean in means]
+            naive = np.clip(pixels[0] - pixels[1] + pixels[2], 0, 1)
+            rows += [*decoded, self.decode(result)[0], naive]
+        self.grid(
+            "arithmetic",
+            np.stack(rows),
+            5,
+            "a - b + c: means of three images each, in z; the sum decoded; the same in pixels",
+            "test split, images picked by class at random",
+        )
+
+    def map(self, means: np.ndarray, count: int) -> dict[str, Any]:
+        """t-SNE of the posterior means of layer 1."""
+        from sklearn.manifold import TSNE
+
+        some = means[:count]
+        perplexity = min(30.0, (len(some) - 1) / 3)
+        places = TSNE(perplexity=perplexity, random_state=0).fit_transform(some)
+        labels = None if self.data.labels is None else self.data.labels["test"][: len(some)]
+        plots.latent_map(
+            self.folder / "map.png",
+            places,
+            labels,
+            f"posterior means of {len(some):,} test images, t-SNE",
+            f"{self.stem}; test split, first {len(some):,} images; distances between far groups mean "
+            "nothing",
+        )
+        return {"images": len(some), "perplexity": perplexity}
+
+
+def _means(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> np.ndarray:
+    """The posterior means of all layers side by side, those above layer 1 given one draw below it."""
+    keys = iwae_jax.datum_keys(key, len(x))
+    blocks = []
+    for start in range(0, len(x), BLOCK):
+        some = slice(start, start + BLOCK)
+        layers = iwae_jax.encode(params, x[some], keys[some])
+        blocks.append(np.concatenate([mean for mean, _ in layers], axis=1))
+    return np.concatenate(blocks)
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a proportion."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _print(results: dict[str, Any]) -> None:
+    rows = []
+    for name in ("posterior means", "pixels"):
+        found = results.get("linear_probe", {}).get(name)
+        if found:
+            interval = f"{found['low']:.1%} to {found['high']:.1%}"
+            rows.append((f"linear classifier of {name}", f"{found['accuracy']:.1%}", interval))
+    found = results["nearest_neighbours"]
+    rows.append(
+        (
+            "distance of a sample to its nearest training image (median)",
+            f"{found['median_distance']:.2f}",
+            f"{found['of_test_images']:.2f} for test images",
+        )
+    )
+    print_table(f"{results['run']}: latents", ("", "measured", "95% interval, or beside"), rows)
