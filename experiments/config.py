@@ -287,11 +287,22 @@ class Config:
             stages = 3 if pixels == 784 else 5
         return training.stage_passes(stages, base=self.stage_base)
 
-    def schedule(self, steps_per_pass: int) -> optax.Schedule:
-        """The learning rate at a step."""
-        rates = training.stage_rates(
+    @property
+    def _rates(self) -> tuple[float, ...]:
+        return training.stage_rates(
             self.total_stages, first=self.first_rate, last=self.last_rate, total=self.total_stages
         )
+
+    def last_stage(self, pixels: int) -> tuple[int, float]:
+        """The passes of the stage in which training ends, were it whole, and its learning rate."""
+        stage = 0
+        while training.stage_passes(stage + 1, base=self.stage_base) < self.total_passes(pixels):
+            stage += 1
+        return self.stage_base**stage, self._rates[min(stage, self.total_stages - 1)]
+
+    def schedule(self, steps_per_pass: int) -> optax.Schedule:
+        """The learning rate at a step."""
+        rates = self._rates
         return training.stage_schedule(steps_per_pass, rates, base=self.stage_base)
 
     def optimizer(self, steps_per_pass: int) -> optax.GradientTransformation:

@@ -1,6 +1,7 @@
 """What is measured of a trained model, and how it is shown: the table and the pictures."""
 
 import time
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -243,6 +244,8 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
             lines.append(f"{name}: {getattr(config, name)}, not {getattr(paper, name)}")
     if config.gradient_estimator != paper.gradient_estimator:
         lines.append(f"gradient: {config.gradient_estimator}, not {paper.gradient_estimator}")
+    if config.after is not None:
+        lines.append(f"start: the parameters and Adam state of {Path(config.after).name}")
     if config.loss == "mean":
         lines.append(
             "loss: the mean over a batch (the paper's code sums, so its epsilon is weaker)"

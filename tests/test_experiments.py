@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from experiments import command, config, evaluate, plots, published, runner
+from experiments import command, config, plots, published, runner
+from experiments import evaluate as evaluate_command
 from experiments.folders import RunFolder
-from iwae_jax import checkpoints, data_tfds
+from iwae_jax import checkpoints, data_tfds, evaluation
 from tests import files
 from tests.test_checkpoints import empty, flip_a_bit
 
@@ -57,11 +58,14 @@ def test_a_run_folder_holds_what_it_should(run, folder):
         "config.json",
         "curves.png",
         "data.json",
+        "log_weights.npy",
         "metrics.jsonl",
         "reconstructions.png",
         "samples.png",
         "summary.json",
+        "test_diagnosis.npz",
         "test_log_likelihood.npy",
+        "weights.png",
     }
     for name in names:
         if name.endswith(".png"):
@@ -74,6 +78,16 @@ def test_a_run_folder_holds_what_it_should(run, folder):
     assert log_p.shape == (30,)
     np.testing.assert_allclose(summary["test_nll"], -log_p.mean(), rtol=1e-5)
     assert summary["test_nll"] < -summary["test_bound"]
+    log_w = np.load(folder / "log_weights.npy")
+    assert log_w.shape == (6, 30)
+    found = evaluation.diagnose(log_w)
+    np.testing.assert_array_equal(found.log_likelihood, log_p)
+    assert summary["monte_carlo_error"] == evaluation.summarise(found).monte_carlo_error
+    assert summary["split_error"] == pytest.approx(log_p.std(ddof=1) / np.sqrt(30))
+    assert summary["pareto_k_high"] is None  # of 6 samples there is no tail
+    terms = summary["elbo_terms"]
+    assert terms["images"] == 30 and terms["ceiling"] == pytest.approx(np.log(30))
+    assert summary["without_inactive"]["removed"] == [50 - summary["active_units"][0]]
     assert [line["pass"] for line in RunFolder(folder).metrics()] == [1, 2]
 
 
@@ -131,7 +145,9 @@ def test_every_picture_names_data_split_k_and_binarization(run, monkeypatch):
 
     monkeypatch.setattr(plots, "_save", catch)
     run("--binarization", "fixed", "--layers", 2)
-    assert set(captions) == {"curves.png", "samples.png", "reconstructions.png", "active_units.png"}
+    assert set(captions) == {
+        *("curves.png", "samples.png", "reconstructions.png", "active_units.png", "weights.png")
+    }
     for name, caption in captions.items():
         assert "digits from embedded" in caption, name
         assert "k=2" in caption, name
@@ -333,7 +349,7 @@ def test_evaluating_again(run, folder, monkeypatch, capsys):
     def again(*words):
         monkeypatch.setattr(sys, "argv", ["evaluate", str(folder), *map(str, words)])
         with pytest.raises(SystemExit) as stop:
-            command.leave(evaluate.main)
+            command.leave(evaluate_command.main)
         printed = capsys.readouterr()
         return stop.value.code, printed.out + printed.err
 
@@ -348,6 +364,16 @@ def test_evaluating_again(run, folder, monkeypatch, capsys):
     assert more["test_images"] == 300
     assert "test NLL (-L_60)" in printed
     assert again("--k", 0)[0] == 2
+    # Other importance samples of the same pixels: another estimate, near by.
+    results = []
+    for seed in (1, 2):
+        assert again("--k", 60, "--seed", seed)[0] == 0
+        results.append(json.loads((folder / f"evaluation-k60-seed{seed}.json").read_text()))
+    nlls = [more["test_nll"], *(result["test_nll"] for result in results)]
+    assert len(set(nlls)) == 3
+    # The digits' weights are well-behaved here: within 4 of their standard errors.
+    assert np.ptp(nlls) < 4 * np.sqrt(2) * more["monte_carlo_error"]
+    assert again("--seed", -1)[0] == 2
     # An older checkpoint is not passed off as the finished run.
     flip_a_bit(folder / "checkpoints" / "2")
     status, printed = again()

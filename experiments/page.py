@@ -1,0 +1,258 @@
+"""The page of experiments.report: what is found in run folders, as one HTML file."""
+
+import base64
+import html
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from experiments.config import INCIDENTAL, UsageError
+from experiments.display import warn
+from experiments.folders import RunFolder
+
+PICTURES = (
+    "curves.png", "samples.png", "reconstructions.png", "active_units.png", "weights.png",
+    "annealing.png", "latents/map.png", "latents/traversals.png", "latents/interpolations.png",
+    "latents/neighbours.png", "latents/arithmetic.png",
+)  # fmt: skip
+"""Pictures that a run's folder may hold, in the order of the page."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A run that was found; ``summary`` is None while it is not finished."""
+
+    name: str
+    path: Path
+    config: dict[str, Any]
+    data: dict[str, Any]
+    metrics: list[dict[str, Any]]
+    summary: dict[str, Any] | None
+
+
+def collect(root: Path) -> list[Found]:
+    """Every run below a folder, by name; what is damaged is left out with a warning."""
+    found = []
+    for file in sorted(root.rglob("config.json")):
+        folder = RunFolder(file.parent)
+        try:
+            config, data = folder.read("config.json") or {}, folder.read("data.json")
+            if data is None or "k" not in config:
+                continue  # some other program's config.json
+            summary, metrics = folder.read("summary.json"), folder.metrics()
+        except UsageError as error:
+            warn(f"left out: {error}")
+            continue
+        name = str(file.parent.relative_to(root)) if file.parent != root else root.name
+        found.append(Found(name, file.parent, config, data, metrics, summary))
+    return found
+
+
+COLUMNS: tuple[tuple[str, str, str], ...] = (
+    ("run", "run", "text"),
+    ("data", "data", "text"),
+    ("source", "source", "text"),
+    ("objective", "objective", "text"),
+    ("kind", "bound", "text"),
+    ("gradient", "gradient", "text"),
+    ("layers", "L", "number"),
+    ("k", "k", "number"),
+    ("seed", "seed", "number"),
+    ("passes", "passes", "number"),
+    ("nll", "test NLL", "number"),
+    ("monte_carlo_error", "± samples", "number"),
+    ("split_error", "± split", "number"),
+    ("nll_k", "NLL k", "number"),
+    ("images", "test images", "number"),
+    ("bound", "test bound", "number"),
+    ("active", "active units", "text"),
+    ("effective", "ESS", "number"),
+    ("pareto", "Pareto k > 0.7", "number"),
+)
+"""Key, head and kind of each column of the table."""
+
+
+def row(run: Found) -> dict[str, Any]:
+    """A run's values for `COLUMNS`; None where there is none."""
+    summary = run.summary or {}
+    return {
+        "run": run.name,
+        "data": run.config.get("dataset"),
+        "source": run.data.get("source"),
+        "objective": summary.get("objective", run.config.get("objective")),
+        "kind": summary.get("objective_kind"),
+        "gradient": summary.get("gradient", run.config.get("gradient")),
+        "layers": run.config.get("layers"),
+        "k": run.config.get("k"),
+        "seed": run.config.get("seed"),
+        "passes": len(run.metrics),
+        "nll": summary.get("test_nll"),
+        "monte_carlo_error": summary.get("monte_carlo_error"),
+        "split_error": summary.get("split_error"),
+        "nll_k": summary.get("test_nll_k"),
+        "images": summary.get("test_images"),
+        "bound": summary.get("test_bound"),
+        "active": "+".join(map(str, summary.get("active_units", []))) or None,
+        "effective": summary.get("effective_sample_size"),
+        "pareto": summary.get("pareto_k_high"),
+    }
+
+
+DIGITS = {
+    "nll": 2,
+    "monte_carlo_error": 4,
+    "split_error": 3,
+    "bound": 2,
+    "effective": 1,
+    "pareto": 3,
+}
+
+
+def _shown(key: str, value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float) and key in DIGITS:
+        return f"{value:,.{DIGITS[key]}f}"
+    return (
+        f"{value:,}"
+        if isinstance(value, int) and key in ("passes", "images", "nll_k")
+        else str(value)
+    )
+
+
+def differing(runs: list[Found]) -> dict[str, list[Any]]:
+    """The fields of the configs that are not the same in all runs, with each run's value."""
+    names = dict.fromkeys(name for run in runs for name in run.config)
+    values = {name: [run.config.get(name) for run in runs] for name in names}
+    return {
+        name: found
+        for name, found in values.items()
+        if name not in INCIDENTAL and any(value != found[0] for value in found)
+    }
+
+
+def render(runs: list[Found], title: str) -> str:
+    """The page, whole."""
+    rows = [row(run) for run in runs]
+    best = _best(runs)
+    return _PAGE.substitute(
+        title=_text(title),
+        count=f"{len(runs)} runs, {sum(run.summary is not None for run in runs)} finished",
+        heads="".join(
+            f'<th data-key="{key}" data-kind="{kind}" tabindex="0" role="button">{_text(head)}</th>'
+            for key, head, kind in COLUMNS
+        ),
+        rows="".join(_row(number, values, number in best) for number, values in enumerate(rows)),
+        differences=_differences(runs),
+        details="".join(_details(number, run) for number, run in enumerate(runs)),
+        curves=_script([_curve(run) for run in runs]),
+    )
+
+
+def _best(runs: list[Found]) -> set[int]:
+    """The run with the lowest NLL among those whose NLLs can be compared with one another."""
+    groups: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
+    for number, run in enumerate(runs):
+        if run.summary is not None:
+            facts = (
+                run.data.get("fingerprint"),
+                *(run.summary.get(name) for name in ("test_nll_k", "test_images", "binarization")),
+            )
+            groups.setdefault(facts, []).append((run.summary["test_nll"], number))
+    return {min(group)[1] for group in groups.values() if len(group) > 1}
+
+
+def _row(number: int, values: dict[str, Any], best: bool) -> str:
+    cells = []
+    for key, _, kind in COLUMNS:
+        value = values[key]
+        sort = "" if value is None else value
+        shown = _text(_shown(key, value))
+        if key == "run":
+            shown = (
+                f'<label><input type="checkbox" data-run="{number}"><i class="swatch"></i></label>'
+                f'<a href="#run{number}">{shown}</a>'
+            )
+        if key == "source" and value == "embedded":
+            shown += " <em>not comparable</em>"
+        cells.append(f'<td class="{kind}" data-sort="{_text(str(sort))}">{shown}</td>')
+    return f'<tr id="row{number}"{" class=best" if best else ""}>{"".join(cells)}</tr>\n'
+
+
+def _differences(runs: list[Found]) -> str:
+    fields = differing(runs)
+    if not fields:
+        return "<p>All runs have the same config.</p>"
+    heads = "".join(f"<th>{_text(name)}</th>" for name in fields)
+    lines = []
+    for number, run in enumerate(runs):
+        cells = "".join(
+            f"<td>{_text(json.dumps(values[number]))}</td>" for values in fields.values()
+        )
+        lines.append(f'<tr><td><a href="#run{number}">{_text(run.name)}</a></td>{cells}</tr>')
+    return (
+        f'<div class="scroll"><table><thead><tr><th>run</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _details(number: int, run: Found) -> str:
+    summary = run.summary
+    lines = [f'<section class="run" id="run{number}"><h3>{_text(run.name)}</h3>']
+    facts = f"{run.data.get('dataset')} from {run.data.get('source')} ({run.data.get('origin')})"
+    if summary is None:
+        facts += f"; NOT FINISHED, {len(run.metrics)} passes"
+    else:
+        facts += (
+            f"; {summary.get('binarization')} binarization; {summary['test_images']:,} test images"
+        )
+        facts += f"; NLL is -L_{summary['test_nll_k']}"
+    lines.append(f"<p>{_text(facts)}</p>")
+    lines += [
+        f'<p class="warning">{_text(text)}</p>' for text in (summary or {}).get("warnings", [])
+    ]
+    lines.append('<div class="pictures">')
+    for name in PICTURES:
+        file = run.path / name
+        if file.is_file():
+            content = base64.b64encode(file.read_bytes()).decode()
+            lines.append(
+                f'<img alt="{_text(f"{run.name}: {name}")}" loading="lazy" '
+                f'src="data:image/png;base64,{content}">'
+            )
+    lines.append("</div>")
+    texts = {
+        "config": run.config,
+        "summary": {k: v for k, v in (summary or {}).items() if k not in _LONG},
+    }
+    for name, values in texts.items():
+        if values:
+            text = _text(json.dumps(values, indent=1))
+            lines.append(f"<details><summary>{name}</summary><pre>{text}</pre></details>")
+    return "\n".join([*lines, "</section>"])
+
+
+_LONG = ("activity", "divergences")
+
+
+def _curve(run: Found) -> dict[str, Any]:
+    return {
+        "name": run.name,
+        "pass": [line["pass"] for line in run.metrics],
+        "train": [line.get("train_bound") for line in run.metrics],
+        "held-out": [line.get("validation_bound") for line in run.metrics],
+    }
+
+
+def _text(text: str) -> str:
+    return html.escape(text, quote=True)
+
+
+def _script(values: Any) -> str:
+    """JSON that is safe inside a script element."""
+    return json.dumps(values).replace("<", "\\u003c")
+
+
+_PAGE = Template((Path(__file__).parent / "page.html").read_text(encoding="utf-8"))

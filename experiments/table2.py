@@ -1,0 +1,96 @@
+"""Table 2 of Burda et al. (2016): train with one objective, then go on with the other.
+
+    python -m experiments.table2                       # 13 passes, then 9: a reduced protocol
+    python -m experiments.table2 --preset=paper        # 3,280 passes, then 2,187
+
+MNIST, one stochastic layer: VAE (k = 1) then IWAE (k = 50), and IWAE then VAE. The second part starts from
+the parameters and the Adam state of the first, and takes the passes of its last stage again, at that
+stage's rate. If the difference between the objectives were one of optimisation, a switch would not undo it.
+Runs are those of experiments.mnist (the second with --after): finished ones are kept, others go on.
+Writes table2.md and table2.csv to OUT_DIR/table2.
+"""
+
+import shlex
+import sys
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from experiments.command import leave
+from experiments.config import Config, Count, parse
+
+
+@dataclass(frozen=True)
+class Table2:
+    """Switch the objective after training."""
+
+    dataset: Literal["mnist", "omniglot", "binarized_mnist", "digits"] = "mnist"
+    """Data set (the paper's is mnist)."""
+    k: int = 50
+    """Importance samples of the IWAE."""
+    seed: int = 0
+    """Seed of all randomness."""
+    preset: Literal["quick", "paper"] = "quick"
+    """quick: 13 passes, or as --passes says, then a last stage; paper: 3,280, then 2,187."""
+    passes: Count = None
+    """Passes of the first part."""
+    loss: Literal["mean", "sum"] = "mean"
+    """Loss of a batch; see experiments.mnist --help."""
+    eval_k: int = 5000
+    """Importance samples of the test likelihood."""
+    eval_images: Count = None
+    """Evaluate on the first so many test images (default: all)."""
+    data_source: Literal["auto", "files", "tfds", "embedded"] = "auto"
+    """Where the data come from; see experiments.mnist --help."""
+    data_dir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Folder of local data files (default: the environment variable IWAE_JAX_DATA)."""
+    out_dir: str = "runs"
+    """Run folders go to OUT_DIR/DATASET/NAME, the table to OUT_DIR/table2."""
+
+    def first_parts(self) -> tuple[Config, Config]:
+        """The runs that are switched: VAE, and IWAE."""
+        base = Config(
+            dataset=self.dataset,
+            seed=(self.seed,),
+            preset=self.preset,
+            passes=self.passes,
+            loss=self.loss,
+            eval_k=self.eval_k,
+            eval_images=self.eval_images,
+            data_source=self.data_source,
+            data_dir=self.data_dir,
+            out_dir=self.out_dir,
+        )
+        vae = replace(base, objective=("vae",), k=(1,))
+        return vae, replace(base, objective=("iwae",), k=(self.k,))
+
+    def second_part(self, first: Config, other: Config, folder: Path, pixels: int) -> Config:
+        """The run that goes on from ``first``, with the objective of ``other``."""
+        stage, rate = first.last_stage(pixels)
+        return replace(
+            other,
+            preset="quick",
+            passes=stage,
+            first_rate=rate,
+            last_rate=rate,
+            after=str(folder),
+        )
+
+
+def main() -> int:
+    """Parse the command line and make the table."""
+    started = time.time()
+    arguments = parse(Table2, "python -m experiments.table2", __doc__ or "", Table2())
+    for run in arguments.first_parts():
+        run.check()
+    from experiments.switch import make_table  # imports jax, which --help does not need
+
+    command = f"python -m experiments.table2 {shlex.join(sys.argv[1:])}".strip()
+    return make_table(arguments, command, started)
+
+
+if __name__ == "__main__":
+    leave(main)
