@@ -42,7 +42,7 @@ class Arguments:
 
 
 GRID = 121  # points on a side
-REPLICATES = 512  # of the k-1 other samples, over which the density of q_IW is averaged
+REPLICATES = 4096  # of the k-1 other samples, over which the density of q_IW is averaged
 DRAWS = 300
 
 

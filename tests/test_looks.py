@@ -124,7 +124,7 @@ def test_the_density_of_q_iw_is_that_of_its_draws():
     model = iwae_jax.ModelConfig((6,), (2,), ((8,),))
     params = iwae_jax.init(jax.random.key(0), model)
     params = jax.tree.map(
-        lambda a: a + 0.5 * jax.random.normal(jax.random.key(a.size), a.shape), params
+        lambda a: a + 0.3 * jax.random.normal(jax.random.key(a.size), a.shape), params
     )
     x, k, n = jnp.array([1.0, 0, 1, 1, 0, 0]), 4, 20_000
     found = posterior._densities(params, x, jax.random.key(1), (1, k))
@@ -137,7 +137,7 @@ def test_the_density_of_q_iw_is_that_of_its_draws():
     # Of what lies on the grid, which does not hold q's far tails.
     low, high = grid[0, 0], grid[-1, -1]
     z = z[((z > low) & (z < high)).all(axis=1)]
-    assert len(z) / n == pytest.approx(density.sum() * cell, abs=0.01)
+    assert len(z) / n == pytest.approx(density.sum() * cell, abs=0.02)
     density = density / density.sum()
     for power in (1, 2):
         expected = np.sum(grid**power * density[..., None], axis=(0, 1))
