@@ -79,7 +79,10 @@ def bounds_by_samples(log_w: np.ndarray) -> dict[str, list[tuple[int, float]]]:
     steps = sorted(
         {1, total, *(m * 10**e for m in (1, 2, 5) for e in range(9) if m * 10**e < total)}
     )
-    entries = {"L_k (lower bound)": objectives.IWAE(), "jackknife": objectives.Jackknife(1)}
+    entries = {
+        "L_k (lower bound)": objectives.IWAE(),
+        "jackknife (neither)": objectives.Jackknife(1),
+    }
     curves: dict[str, list[tuple[int, float]]] = {name: [] for name in entries}
     for k in steps:
         groups = log_w[: total // k * k].reshape(-1, k, log_w.shape[1]).transpose(1, 0, 2)

@@ -62,7 +62,7 @@ def image_grid(
     figure = _figure(6.4, 6.4 * sheet.shape[0] / sheet.shape[1] + 0.7)
     axes = figure.add_subplot()
     axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title)
+    axes.set_title(textwrap.fill(title, 62), fontsize=11)
     axes.set_axis_off()
     _save(figure, file, caption)
 

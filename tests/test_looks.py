@@ -157,7 +157,7 @@ def test_bounds_by_samples():
         assert value == pytest.approx(np.log(groups.mean(axis=1)).mean(), abs=1e-5)
     nested = [by_k[k] for k in (1, 5, 10, 50)]  # groups within groups: Jensen
     assert nested == sorted(nested)
-    jackknife = dict(curves["jackknife"])
+    jackknife = dict(curves["jackknife (neither)"])
     assert 1 not in jackknife and abs(jackknife[5] - by_k[50]) < abs(by_k[5] - by_k[50])
 
 

@@ -1,0 +1,71 @@
+"""Variance and time of log p(x) from antithetic and quasi-random noise, over those of independent noise.
+
+    python -m benchmarks.noise runs/mnist/iwae-L1-k50-seed0
+
+On test images of a finished run. Of each image the same number of samples is drawn anew several times;
+the variance is that of the estimate over these draws, its ratio a median over images.
+"""
+
+import dataclasses
+import statistics
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+
+import iwae_jax
+from experiments.results import Keys
+from experiments.runner import restore_run
+from iwae_jax.noise import NOISES
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """What to measure."""
+
+    run_dir: tyro.conf.Positional[Path]
+    """Folder of a finished run."""
+    k: tuple[int, ...] = (16, 256, 4096)
+    """Samples of each estimate."""
+    images: int = 20
+    """The first so many test images."""
+    repeats: int = 40
+    """Estimates of each image."""
+    data_dir: str | None = None
+    """Folder of local data files."""
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = tyro.cli(Arguments, description=__doc__)
+    config, data, params = restore_run(arguments.run_dir, arguments.data_dir)
+    pixels_key = Keys.of(config).test_pixels
+    x = iwae_jax.data.binarize(data.test[: arguments.images], pixels_key, data.maximum)
+    keys = jax.random.split(jax.random.key(0), arguments.repeats + 1)
+    for k in arguments.k:
+        values: dict[str, list[np.ndarray]] = {noise: [] for noise in NOISES}
+        seconds: dict[str, list[float]] = {noise: [] for noise in NOISES}
+        for key in keys:
+            for noise in NOISES:  # in turn
+                begun = time.perf_counter()
+                log_p = iwae_jax.log_likelihood(params, x, key, k, noise=noise)
+                values[noise].append(np.asarray(log_p, np.float64))
+                seconds[noise].append(time.perf_counter() - begun)
+        plain = np.var(values["independent"][1:], axis=0, ddof=1)  # the first compiles
+        for noise in NOISES:
+            variance = np.var(values[noise][1:], axis=0, ddof=1)
+            ratio = float(np.median(variance / plain))
+            gain = np.mean(values[noise][1:]) - np.mean(values["independent"][1:])
+            times = zip(seconds[noise][1:], seconds["independent"][1:], strict=True)
+            slower = statistics.median(a / b for a, b in times)
+            print(
+                f"k={k:5} {noise:11} variance {ratio:.2f} of independent's (median of {len(x)} images), "
+                f"L_k {gain:+.3f} nats, time {slower:.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
