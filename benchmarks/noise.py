@@ -18,7 +18,7 @@ import tyro
 import iwae_jax
 from experiments.results import Keys
 from experiments.runner import restore_run
-from iwae_jax.noise import NOISES
+from iwae_jax.noise import NOISES, Noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +45,8 @@ def main() -> None:
     x = iwae_jax.data.binarize(data.test[: arguments.images], pixels_key, data.maximum)
     keys = jax.random.split(jax.random.key(0), arguments.repeats + 1)
     for k in arguments.k:
-        values: dict[str, list[np.ndarray]] = {noise: [] for noise in NOISES}
-        seconds: dict[str, list[float]] = {noise: [] for noise in NOISES}
+        values: dict[Noise, list[np.ndarray]] = {noise: [] for noise in NOISES}
+        seconds: dict[Noise, list[float]] = {noise: [] for noise in NOISES}
         for key in keys:
             for noise in NOISES:  # in turn
                 begun = time.perf_counter()

@@ -1,6 +1,7 @@
 """The command line that the experiments share."""
 
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -22,6 +23,20 @@ def main(experiment: str, description: str, started: float) -> None:
         return run_all(experiment, config, started)
 
     leave(work)
+
+
+def as_typed(program: str) -> str:
+    """The command line, but for the folders of this machine."""
+    words = iter(sys.argv[1:])
+    kept = []
+    for word in words:
+        name, _, value = word.replace("_", "-").partition("=")
+        if name in ("--data-dir", "--out-dir"):
+            if not value:
+                next(words, None)
+            continue
+        kept.append(word)
+    return shlex.join([*program.split(), *kept])
 
 
 def leave(work: Callable[[], int]) -> None:

@@ -57,6 +57,7 @@ INCIDENTAL = (
     "overwrite",
     "checkpoint_seconds",
     "tensorboard",
+    "after",  # data.json says which run it was
 )
 """Fields that say where and how, not what: a run resumes whatever they are."""
 

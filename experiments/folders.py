@@ -40,6 +40,24 @@ class RunFolder:
         """Make the folder, or check that it is of the same run; raise a `UsageError` if not."""
         if config.overwrite and self.path.exists():
             self._remove()
+        saved, saved_data = self.check(config, data)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if saved_data is None:
+                self.write("data.json", data)
+            if saved is None:
+                self.write("config.json", config.to_json())
+        except OSError as error:
+            raise UsageError(f"Expected to write to {self.path}, got: {error.strerror}.") from error
+
+    def check(
+        self, config: Config, data: dict[str, Any]
+    ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """Raise a `UsageError` if the folder is of another run; change nothing.
+
+        Returns:
+          What config.json and data.json hold; None where they are not there yet.
+        """
         saved = self.read("config.json")
         if saved is None and self.path.is_dir():
             # data.json is written before config.json: a run killed between leaves at most these.
@@ -51,14 +69,7 @@ class RunFolder:
         saved_data = self.read("data.json")
         if saved_data is not None:
             self._refuse_difference("data.json", saved_data, data, ("origin",))
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            if saved_data is None:
-                self.write("data.json", data)
-            if saved is None:
-                self.write("config.json", config.to_json())
-        except OSError as error:
-            raise UsageError(f"Expected to write to {self.path}, got: {error.strerror}.") from error
+        return saved, saved_data
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -38,8 +38,8 @@ def look(
     drawing = _Drawing(params, data, stem, folder, jax.random.key(seed))
     results: dict[str, Any] = {"run": config.name, "source": data.source, "origin": data.origin}
     with Display("latents", 6 if data.labels else 4, unit="part") as display:
-        means = _means(params, test, Keys.of(config).active)
-        for name, part in drawing.parts(test, means, probe_images, map_images, keys.train):
+        means = _means(params, test, keys.means)
+        for name, part in drawing.parts(test, means, probe_images, map_images):
             found = part()
             if found:
                 results[name] = found
@@ -60,7 +60,8 @@ class _Drawing:
         self, params: iwae_jax.Params, data: Dataset, stem: str, folder: Path, key: jax.Array
     ):
         self.params, self.data, self.stem, self.folder = params, data, stem, folder
-        self.neighbour_key, self.z_key, self.pick_key = jax.random.split(key, 3)
+        keys = jax.random.split(key, 5)
+        self.neighbour_key, self.active_key, self.pick_key, self.probe_key, self.z_key = keys
 
     def parts(
         self,
@@ -68,10 +69,9 @@ class _Drawing:
         means: np.ndarray,
         probe_images: int,
         map_images: int,
-        pixels_key: jax.Array,
     ) -> Iterator[tuple[str, Any]]:
         """Each part's name, and what does it."""
-        yield "nearest_neighbours", self.neighbours
+        yield "nearest_neighbours", lambda: self.neighbours(test)
         yield "traversals", lambda: self.traversals(test)
         yield "interpolations", lambda: self.interpolations(test)
         if self.data.labels is None:
@@ -80,7 +80,7 @@ class _Drawing:
                 "map without colours."
             )
         else:
-            yield "linear_probe", lambda: self.probe(test, means, probe_images, pixels_key)
+            yield "linear_probe", lambda: self.probe(test, means, probe_images, self.probe_key)
             yield "arithmetic", lambda: self.arithmetic(test)
         yield "map", lambda: self.map(means, map_images)
 
@@ -100,7 +100,7 @@ class _Drawing:
         model, theta = self.params.model, self.params.generative
         return np.asarray(jax.jit(jax.vmap(lambda z: model.mean_x(theta, z)))(z))
 
-    def neighbours(self) -> dict[str, Any]:
+    def neighbours(self, test: jax.Array) -> dict[str, Any]:
         """Samples, each beside the five training images nearest to it."""
         from sklearn.neighbors import NearestNeighbors
 
@@ -108,9 +108,9 @@ class _Drawing:
         train = self.data.train / self.data.maximum
         finder = NearestNeighbors(n_neighbors=5).fit(train)
         distances, nearest = finder.kneighbors(samples)
-        # What a nearest neighbour's distance is for images that cannot be copies: test images.
-        test = self.data.test[:200] / self.data.maximum
-        usual = float(np.median(finder.kneighbors(test, 1)[0]))
+        # What cannot be a copy, and is as smooth as a sample: reconstructions of test images.
+        means = np.asarray(iwae_jax.reconstruct(self.params, test[:200], self.z_key))
+        usual = float(np.median(finder.kneighbors(means, 1)[0]))
         sheet = np.stack([samples, *train[nearest].transpose(1, 0, 2)], axis=1)
         self.grid(
             "neighbours",
@@ -119,11 +119,11 @@ class _Drawing:
             "samples (left), and their nearest training images",
             "training split, Euclidean distance of E[x | z]",
         )
-        return {"median_distance": float(np.median(distances[:, 0])), "of_test_images": usual}
+        return {"median_distance": float(np.median(distances[:, 0])), "of_reconstructions": usual}
 
     def traversals(self, test: jax.Array) -> None:
         """One test image, with each of the ten most active units of layer 1 moved from -3 to 3."""
-        active = iwae_jax.active_units(self.params, test, self.z_key)
+        active = iwae_jax.active_units(self.params, test, self.active_key)
         units = np.argsort(np.asarray(active.variances[0]))[::-1][:10]
         z = [mean for mean, _ in iwae_jax.encode(self.params, test[:1])]
         steps = jnp.linspace(-3.0, 3.0, STEPS)
@@ -166,8 +166,9 @@ class _Drawing:
 
         assert self.data.labels is not None
         count = min(probe_images, len(self.data.train))
-        x = iwae_jax.data.binarize(self.data.train[:count], key, self.data.maximum)
-        train_means = _means(self.params, x, self.z_key)
+        pixels_key, z_key = jax.random.split(key)
+        x = iwae_jax.data.binarize(self.data.train[:count], pixels_key, self.data.maximum)
+        train_means = _means(self.params, x, z_key)
         labels = self.data.labels
         accuracies = {}
         for name, (fit_to, tried_on) in {
@@ -190,7 +191,8 @@ class _Drawing:
         rows = []
         for _ in range(8):
             picked = [
-                rng.choice(np.flatnonzero(labels == c), 3) for c in rng.choice(classes, 3, False)
+                rng.choice(np.flatnonzero(labels == c), 3, False)
+                for c in rng.choice(classes, 3, False)
             ]
             means, pixels = [], []
             for numbers in picked:
@@ -211,7 +213,7 @@ class _Drawing:
         )
 
     def map(self, means: np.ndarray, count: int) -> dict[str, Any]:
-        """t-SNE of the posterior means of layer 1."""
+        """t-SNE of the posterior means of all layers, side by side."""
         from sklearn.manifold import TSNE
 
         some = means[:count]
@@ -260,7 +262,7 @@ def _print(results: dict[str, Any]) -> None:
         (
             "distance of a sample to its nearest training image (median)",
             f"{found['median_distance']:.2f}",
-            f"{found['of_test_images']:.2f} for test images",
+            f"{found['of_reconstructions']:.2f} for reconstructions",
         )
     )
     print_table(f"{results['run']}: latents", ("", "measured", "95% interval, or beside"), rows)

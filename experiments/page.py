@@ -14,10 +14,10 @@ from experiments.folders import RunFolder
 
 PICTURES = (
     "curves.png", "samples.png", "reconstructions.png", "active_units.png", "weights.png",
-    "annealing.png", "latents/map.png", "latents/traversals.png", "latents/interpolations.png",
+    "annealing*.png", "latents/map.png", "latents/traversals.png", "latents/interpolations.png",
     "latents/neighbours.png", "latents/arithmetic.png",
 )  # fmt: skip
-"""Pictures that a run's folder may hold, in the order of the page."""
+"""Patterns of the pictures that a run's folder may hold, in the order of the page."""
 
 
 @dataclass(frozen=True)
@@ -214,12 +214,11 @@ def _details(number: int, run: Found) -> str:
         f'<p class="warning">{_text(text)}</p>' for text in (summary or {}).get("warnings", [])
     ]
     lines.append('<div class="pictures">')
-    for name in PICTURES:
-        file = run.path / name
-        if file.is_file():
+    for pattern in PICTURES:
+        for file in sorted(run.path.glob(pattern)):
             content = base64.b64encode(file.read_bytes()).decode()
             lines.append(
-                f'<img alt="{_text(f"{run.name}: {name}")}" loading="lazy" '
+                f'<img alt="{_text(f"{run.name}: {file.stem}")}" loading="lazy" '
                 f'src="data:image/png;base64,{content}">'
             )
     lines.append("</div>")

@@ -292,7 +292,7 @@ def table_1(file: Path, rows: list[dict[str, Any]], caption: str) -> None:
             if not chosen:
                 continue
             k = [row["k"] for row in chosen]
-            errors = [row["standard_error"] for row in chosen]
+            errors = [row["standard_error"] or 0.0 for row in chosen]
             axes.errorbar(
                 k, [row["nll"] for row in chosen], errors, fmt="o-", color=colour, capsize=3,
                 label=f"{objective}, measured",

@@ -72,6 +72,7 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
     from experiments.config import Config
     from experiments.display import Display, console, print_table
     from experiments.folders import make_folder
+    from experiments.results import binarization_name
     from experiments.runner import load_data
     from iwae_jax import latents
 
@@ -80,12 +81,12 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
         dataset=arguments.dataset, data_source=arguments.data_source, data_dir=arguments.data_dir
     )
     data = load_data(config)
-    keys = jax.random.split(jax.random.key(arguments.seed), 5)
+    keys = jax.random.split(jax.random.key(arguments.seed), 7)
     with Display("training", arguments.steps, unit="step") as display:
         params = _trained(arguments, data, keys[0], keys[1], display)
     x = iwae_jax.data.binarize(data.test[:200], keys[2], data.maximum)
     gap = iwae_jax.log_likelihood(params, x, keys[3], 2000) - iwae_jax.bound(
-        params, x, keys[3], 500, objective="elbo"
+        params, x, keys[5], 500, objective="elbo"
     )
     chosen = np.argsort(np.asarray(gap))[::-1][: arguments.images]
     rows, panels = [], []
@@ -93,7 +94,7 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
         for number in chosen:
             density = _densities(params, x[number], keys[4], arguments.k)
             draws = {
-                k: np.asarray(latents.resampled_posterior(params, x[number], keys[4], k, DRAWS)[0])
+                k: np.asarray(latents.resampled_posterior(params, x[number], keys[6], k, DRAWS)[0])
                 for k in arguments.k
             }
             panels.append((int(number), density, draws))
@@ -111,8 +112,9 @@ def run(arguments: Arguments) -> list[dict[str, Any]]:
         writer = csv.DictWriter(stream, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+    source = data.source + (f" ({data.origin})" if data.source == "embedded" else "")
     caption = (
-        f"{data.name} from {data.source} ({data.origin}); test split, dynamic binarization; VAE with 2 "
+        f"{data.name} from {source}; test split, {binarization_name(config, data)} binarization; VAE with 2 "
         f"latents, k=1, {arguments.steps:,} steps; {DRAWS} draws; KL in nats"
     )
     plots.posteriors(out / "posterior.png", panels, arguments.k, caption)
@@ -197,8 +199,11 @@ def _densities(params: Any, x: Any, key: Any, ks: tuple[int, ...]) -> dict[str, 
                 peak = terms.max(axis=1)
                 log_density[some] = peak + np.log(np.exp(terms - peak[:, None]).mean(axis=1))
         density = np.exp(log_density)
+        mass_on_grid = float(density.sum() * cell)
+        found["masses"][k] = mass_on_grid
+        if k > 1:  # a mean over replicates, whose error is for the most part its mass
+            density, log_density = density / mass_on_grid, log_density - np.log(mass_on_grid)
         found["q_iw"][k] = density.reshape(GRID, GRID)
-        found["masses"][k] = float(density.sum() * cell)
         found["divergences"][k] = float(np.sum(density * (log_density - log_p)) * cell)
     return found
 

@@ -38,6 +38,10 @@ class Keys(NamedTuple):
     test: jax.Array
     active: jax.Array
     pictures: jax.Array
+    other_samples: jax.Array
+    divergences: jax.Array
+    surgery: jax.Array
+    means: jax.Array
 
     @classmethod
     def of(cls, config: Config) -> "Keys":
@@ -88,7 +92,7 @@ def evaluate(
     keys = Keys.of(config)
     test = data.test[:images]
     x = iwae_jax.data.binarize(test, keys.test_pixels, data.maximum)
-    sample_key = keys.test if seed is None else jax.random.fold_in(keys.test, seed)
+    sample_key = keys.test if seed is None else jax.random.fold_in(keys.other_samples, seed)
     datum_keys = iwae_jax.datum_keys(sample_key, len(test))
     block = max(1, min(BLOCK, WEIGHTS // k))
     begun = time.monotonic()
@@ -133,7 +137,7 @@ def evaluate(
         "binarization": binarization_name(config, data),
     }
     if len(test) > 1:
-        summary |= _latents(params, x, keys.active)
+        summary |= _latents(params, x, keys)
         summary |= _without_inactive(params, x, datum_keys, diagnosis, summary["activity"], k)
     summary["seconds"] = {"evaluation": time.monotonic() - begun}
     return summary, diagnosis, np.concatenate(stored, axis=1)
@@ -144,11 +148,11 @@ def _number(value: float) -> float | None:
     return None if np.isnan(value) else value
 
 
-def _latents(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> dict[str, Any]:
+def _latents(params: iwae_jax.Params, x: jax.Array, keys: Keys) -> dict[str, Any]:
     """Activity of the units on all images, and the ELBO's terms on some of them."""
-    active = iwae_jax.active_units(params, x, key, threshold=ACTIVE_THRESHOLD)
-    divergences = latents.unit_divergences(params, x, key)
-    terms = latents.elbo_surgery(params, x[:SURGERY_IMAGES], key)
+    active = iwae_jax.active_units(params, x, keys.active, threshold=ACTIVE_THRESHOLD)
+    divergences = latents.unit_divergences(params, x, keys.divergences)
+    terms = latents.elbo_surgery(params, x[:SURGERY_IMAGES], keys.surgery)
     return {
         "active_units": [int(count) for count in active.counts],
         "activity": [[float(v) for v in layer] for layer in active.variances],
@@ -256,7 +260,8 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
 def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> None:
     """Print the table at the end of a run, beside the paper's figures."""
     (k,), (layers,), (objective,) = config.k, config.layers, config.objective
-    paper = None if data.source == "embedded" else published(data.name, objective, layers, k)
+    own = config.after is None and data.source != "embedded"
+    paper = None if not own else published(data.name, objective, layers, k)
     nll_k, images = summary["test_nll_k"], summary["test_images"]
     rows = [
         (f"train {bound_name(config)}, last pass", f"{summary['train_bound']:.2f}", ""),
@@ -306,13 +311,8 @@ def _latent_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     rate = f"{terms['rate']:.2f}; {terms['distortion']:.2f}"
     parts = f"{terms['mutual_information']:.2f}; {terms['marginal_divergence']:.2f}"
     rows = [
-        ("rate; distortion", rate, ""),
-        (
-            f"mutual information (at most {terms['ceiling']:.2f}); KL(q(z) || p(z)), "
-            f"of {terms['images']:,} images",
-            parts,
-            "",
-        ),
+        (f"rate; distortion ({terms['images']:,} images)", rate, ""),
+        (f"mutual information (<= {terms['ceiling']:.2f}); KL(q(z) || p(z))", parts, ""),
     ]
     if "nll_difference" in pruned:
         change = f"{pruned['nll_difference']:+.3f} ± {pruned['standard_error']:.3f}"

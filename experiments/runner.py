@@ -1,5 +1,7 @@
 """Train and evaluate one run, or a sweep of them, in resumable run folders."""
 
+import hashlib
+import json
 import time
 import warnings
 from dataclasses import replace
@@ -43,7 +45,6 @@ def load_data(config: Config) -> Dataset:
 def run_all(experiment: str, config: Config, started: float) -> int:
     """Run every combination of the swept values; return the exit status."""
     config.check()
-    jax.config.update("jax_default_matmul_precision", config.precision)
     data = load_data(config)
     runs = config.runs()
     folders = [RunFolder(Path(config.out_dir) / experiment / run.name) for run in runs]
@@ -84,15 +85,9 @@ def run_one(
     Returns:
       Its summary, printed unless ``quiet``.
     """
-    facts = {
-        "dataset": data.name,
-        "source": data.source,
-        "origin": data.origin,
-        "images": [len(data.train), len(data.validation), len(data.test)],
-        "fingerprint": data.fingerprint,
-    }
+    jax.config.update("jax_default_matmul_precision", config.precision)
     with folder.locked():
-        folder.open(replace(config, data_source=data.source), facts)
+        folder.open(replace(config, data_source=data.source), run_facts(config, data))
         if not quiet:
             console.print(f"{config.name} in {folder.path}", style="bold")
         summary = folder.read("summary.json")
@@ -118,6 +113,23 @@ def run_one(
 def _save_diagnosis(folder: RunFolder, name: str, diagnosis: Diagnosis) -> None:
     np.save(folder.path / f"{name}_log_likelihood.npy", diagnosis.log_likelihood)
     np.savez(folder.path / f"{name}_diagnosis.npz", **diagnosis._asdict())
+
+
+def run_facts(config: Config, data: Dataset) -> dict[str, Any]:
+    """What data.json holds: the data of a run, and what it went on from."""
+    facts: dict[str, Any] = {
+        "dataset": data.name,
+        "source": data.source,
+        "origin": data.origin,
+        "images": [len(data.train), len(data.validation), len(data.test)],
+        "fingerprint": data.fingerprint,
+    }
+    if config.after is not None:
+        # Which run it was, wherever its folder lies now.
+        before = RunFolder(config.after)
+        digest = hashlib.sha256(json.dumps(before.read("summary.json")).encode()).hexdigest()
+        facts["after"] = {"name": before.path.name, "summary": digest[:16]}
+    return facts
 
 
 def initial_state(config: Config, data: Dataset) -> TrainState:
@@ -149,7 +161,8 @@ def _last_state(path: Path, data: Dataset) -> tuple[Config, TrainState]:
             f"Expected the data of the run, {facts['origin']}, got other images from {data.origin}."
         )
     config = Config.from_json(folder.read("config.json") or {})
-    restored = _restore(checkpoints.Checkpoints(folder.checkpoints), initial_state(config, data))
+    template = initial_state(replace(config, after=None), data)
+    restored = _restore(checkpoints.Checkpoints(folder.checkpoints), template)
     if restored is None or restored[0] != summary["passes"]:
         got = "none" if restored is None else f"that of pass {restored[0]}"
         raise UsageError(
@@ -277,7 +290,7 @@ def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae
     from_files = facts["source"] == "files"
     data_dir = data_dir or (config.data_dir if from_files else None)
     config = replace(config, data_source=facts["source"], data_dir=data_dir)
-    config.check()
+    replace(config, after=None).check()  # what it went on from may be gone
     jax.config.update("jax_default_matmul_precision", config.precision)
     data = load_data(config)
     return config, data, _last_state(path, data)[1].params

@@ -36,7 +36,8 @@ def make_table(arguments: Table2, command: str, started: float) -> int:
             after = _finish(second, second_folder, data, time.time())
             gain = _log_p(second_folder) - _log_p(folder)
             key = (first.objective[0], first.k[0], second.objective[0], second.k[0])
-            rows.append(_row(key, before, after, gain, data))
+            facts = {"source": data.source, "protocol": _protocol(first, data, before)}
+            rows.append(facts | _row(key, before, after, gain, data))
             _write(out, rows, first, data, before, command)
     except DivergedError as error:
         console.print(f"failed: {error}", style="bold red")
@@ -89,6 +90,8 @@ def _row(
         "nll_after": after["test_nll"],
         "change": -float(gain.mean()),
         "change_standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))),
+        "pareto_k_high_before": before["pareto_k_high"],
+        "pareto_k_high_after": after["pareto_k_high"],
         "active_before": "+".join(map(str, before["active_units"])),
         "active_after": "+".join(map(str, after["active_units"])),
         "published": text,
@@ -126,6 +129,12 @@ def _write(
             for r in rows
         ),
         "",
+        *(
+            f"**Warning.** {r['first']}, then {r['second']}: Pareto's k of the importance weights is "
+            f"above 0.7 for {r['pareto_k_high_after']:.1%} of the images: the NLL is likely too large.\n"
+            for r in rows
+            if (r["pareto_k_high_after"] or 0.0) > 0.01
+        ),
         f"Made with `{command}` (iwae_jax {iwae_jax.__version__}, jax {jax.__version__}, "
         f"{jax.devices()[0].device_kind}).",
         "",

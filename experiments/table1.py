@@ -12,8 +12,6 @@ paper's protocol, such as fewer passes, is said in all of them. At k = 1 both ob
 ELBO: one run serves both.
 """
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.command import leave
+from experiments.command import as_typed, leave
 from experiments.config import Config, Count, UsageError, parse
 
 
@@ -95,6 +93,10 @@ def main() -> int:
     for name in ("dataset", "k", "layers", "objective", "seed"):
         if not getattr(arguments, name):
             raise UsageError(f"Expected at least one value for --{name}, got none.")
+    if arguments.eval_images is not None and arguments.eval_images < 2:
+        raise UsageError(
+            f"Expected --eval-images to be at least 2, got {arguments.eval_images}: a table has errors."
+        )
     cells = arguments.runs()
     from experiments.tables import Cells, run_cells  # imports jax, which --help does not need
 
@@ -102,7 +104,7 @@ def main() -> int:
     if arguments.plan:
         table.print_plan()
         return 0
-    command = f"python -m experiments.table1 {shlex.join(sys.argv[1:])}".strip()
+    command = as_typed("python -m experiments.table1")
     return run_cells(table, Path(arguments.out_dir) / "table1", command, started)
 
 

@@ -10,8 +10,6 @@ Runs are those of experiments.mnist (the second with --after): finished ones are
 Writes table2.md and table2.csv to OUT_DIR/table2.
 """
 
-import shlex
-import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +17,8 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.command import leave
-from experiments.config import Config, Count, parse
+from experiments.command import as_typed, leave
+from experiments.config import Config, Count, UsageError, parse
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,15 @@ def main() -> int:
     """Parse the command line and make the table."""
     started = time.time()
     arguments = parse(Table2, "python -m experiments.table2", __doc__ or "", Table2())
+    if arguments.eval_images is not None and arguments.eval_images < 2:
+        raise UsageError(
+            f"Expected --eval-images to be at least 2, got {arguments.eval_images}: a table has errors."
+        )
     for run in arguments.first_parts():
         run.check()
     from experiments.switch import make_table  # imports jax, which --help does not need
 
-    command = f"python -m experiments.table2 {shlex.join(sys.argv[1:])}".strip()
+    command = as_typed("python -m experiments.table2")
     return make_table(arguments, command, started)
 
 

@@ -2,7 +2,7 @@
 
 import csv
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,22 @@ import numpy as np
 import iwae_jax
 from experiments import plots
 from experiments.config import Config
-from experiments.display import console, duration, print_table
+from experiments.display import console, duration, print_table, warn
 from experiments.folders import RunFolder, make_folder
 from experiments.published import TABLE_1, published
-from experiments.results import WEIGHTS, DivergedError, Keys, differences
-from experiments.runner import initial_state, load_data, run_one
+from experiments.results import (
+    PRUNED_IMAGES,
+    WEIGHTS,
+    DivergedError,
+    Keys,
+    binarization_name,
+    differences,
+)
+from experiments.runner import initial_state, load_data, run_facts, run_one
 from experiments.stopping import held
+from iwae_jax.checkpoints import Checkpoints
 from iwae_jax.data import Dataset
+from iwae_jax.evaluation import PARETO_K_LIMIT
 
 Cell = tuple[str, str, int, int]  # dataset, objective, stochastic layers, k
 
@@ -36,6 +45,10 @@ class Cells:
         for runs in self.runs.values():
             if runs[0].dataset not in self.data:
                 self.data[runs[0].dataset] = load_data(runs[0])
+        # What is there must be of this protocol, before anything is said of it.
+        for run in self.distinct():
+            data = self.data[run.dataset]
+            self.folder(run).check(replace(run, data_source=data.source), run_facts(run, data))
 
     def folder(self, run: Config) -> RunFolder:
         """The folder of a run."""
@@ -51,7 +64,7 @@ class Cells:
         for run in self.distinct():
             folder, data = self.folder(run), self.data[run.dataset]
             passes = run.total_passes(data.train.shape[1])
-            done = len(folder.metrics())
+            done = max(Checkpoints(folder.checkpoints).steps, default=0)
             seconds = 0.0
             if folder.progress() != "finished":
                 seconds = self._seconds(run, passes - done)
@@ -71,6 +84,10 @@ class Cells:
         evaluation = _evaluation_seconds(run.dataset, layers, run.eval_k, block, self)
         steps = passes * -(-len(data.train) // run.batch_size)
         return step * steps + evaluation * images / block
+
+    def embedded(self, dataset: str) -> bool:
+        """Whether the digits stand in for a data set: then nothing published is beside it."""
+        return self.data[dataset].source == "embedded"
 
     def first(self, dataset: str) -> Config:
         """Any run of a data set."""
@@ -152,8 +169,9 @@ def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
 def table_rows(cells: Cells) -> list[dict[str, Any]]:
     """A row for each cell that has a finished run.
 
-    ``standard_error`` holds, in squares, the spread over seeds (where there are several), the Monte
-    Carlo error, and the sampling error of the split: images and pixels of them drawn anew.
+    ``standard_error`` holds, in squares, the sampling error of the split (its images, and the draw of
+    their pixels) and that over seeds; with one seed, in the latter's place, the Monte Carlo error,
+    which is a part of it. What is not known is None.
     """
     rows = []
     for cell, runs in cells.runs.items():
@@ -164,16 +182,16 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
         nll = np.array([summary["test_nll"] for summary in found])
         count = len(nll)
         seeds = float(nll.std(ddof=1) / np.sqrt(count)) if count > 1 else None
-        monte_carlo = _root([s["monte_carlo_error"] for s in found]) / count
-        split = float(np.mean([s["split_error"] or 0.0 for s in found]))
-        error = _root([seeds, monte_carlo, split])
-        embedded = cells.data[dataset].source == "embedded"
-        paper = None if embedded else published(dataset, objective, layers, k)
-        pruned = [s["without_inactive"].get("nll_difference") for s in found]
-        pruned = [value for value in pruned if value is not None]
+        monte_carlo = _mean([s["monte_carlo_error"] for s in found])
+        monte_carlo = None if monte_carlo is None else float(monte_carlo / np.sqrt(count))
+        split = _mean([s["split_error"] for s in found])
+        error = _root(split, monte_carlo if seeds is None else seeds)
+        paper = None if cells.embedded(dataset) else published(dataset, objective, layers, k)
+        pruned = _mean([s["without_inactive"].get("nll_difference") for s in found])
         rows.append(
             {
                 "dataset": dataset,
+                "source": cells.data[dataset].source,
                 "layers": layers,
                 "objective": objective,
                 "k": k,
@@ -187,19 +205,32 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
                 "difference": float(nll.mean()) - paper.nll if paper else None,
                 "active": _mean_units([s["active_units"] for s in found]),
                 "published_active": "+".join(map(str, paper.active)) if paper else None,
-                "nll_without_inactive_less_nll": float(np.mean(pruned)) if pruned else None,
-                "effective_sample_size": float(
-                    np.mean([s["effective_sample_size"] for s in found])
-                ),
-                "pareto_k_high": float(np.mean([s["pareto_k_high"] or 0.0 for s in found])),
+                "nll_without_inactive_less_nll": pruned,
+                **{name: _mean([s[name] for s in found]) for name in _DIAGNOSTICS},
                 "protocol": protocol(cells, dataset),
             }
         )
     return rows
 
 
-def _root(errors: list[float | None]) -> float:
-    return float(np.sqrt(sum(error**2 for error in errors if error is not None)))
+_DIAGNOSTICS = (
+    "effective_sample_size",
+    "effective_sample_size_5",
+    "largest_weight",
+    "pareto_k_high",
+)
+
+
+def _mean(values: list[float | None]) -> float | None:
+    """The mean; None if any is not known."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def _root(*errors: float | None) -> float | None:
+    """The root of the sum of squares; None if any is not known."""
+    known = [error for error in errors if error is not None]
+    return float(np.sqrt(sum(error**2 for error in known))) if len(known) == len(errors) else None
 
 
 def _mean_units(counts: list[list[int]]) -> str:
@@ -248,12 +279,14 @@ def orderings(cells: Cells) -> list[dict[str, Any]]:
         found.append(
             {
                 "dataset": dataset,
+                "source": cells.data[dataset].source,
                 "ordering": claim,
-                "published_gain": round(paper, 2),
+                "published_gain": None if cells.embedded(dataset) else round(paper, 2),
                 "gain": gain,
                 "standard_error": float(error),
                 "seeds": len(pairs),
                 "verdict": verdict,
+                "protocol": protocol(cells, dataset),
             }
         )
     return found
@@ -298,7 +331,9 @@ def _write(
             partial.replace(out / name)
         if rows:
             caption = "; ".join(
-                f"{name} from {data.source}, test split, dynamic binarization: {protocol(cells, name)}"
+                f"{name} from {data.source}, test split, "
+                f"{binarization_name(cells.first(name), data)} binarization, k on the axis: "
+                f"{protocol(cells, name)}"
                 for name, data in cells.data.items()
             )
             plots.table_1(out / "table1.png", rows, caption)
@@ -312,24 +347,30 @@ def _markdown(
     for dataset, data in cells.data.items():
         lines += [f"**{dataset}** from {data.source}. Protocol: {protocol(cells, dataset)}.", ""]
     lines += [
-        "NLL in nats. ± holds the Monte Carlo error of the samples, the sampling error of the test split, "
-        "and with several seeds the error of their mean; the difference's standard error is the same "
-        "(the published value's own is not known). Units: active, next to x first.",
+        "NLL in nats. ± holds the sampling error of the test split (images, and the draw of their pixels) and "
+        "the error over seeds (with one seed: of the importance samples alone); the difference's standard "
+        "error is the same (the published value's own is not known). Units: active, next to x first. "
+        "Pruned: the NLL without the inactive units, less that with them, on the first "
+        f"{PRUNED_IMAGES:,} images. ESS: effective sample size, mean and 5th percentile. Pareto: images whose "
+        "Pareto's k is above 0.7.",
         "",
         "| data | L | objective | k | seeds | NLL | published | difference | units | published | "
-        "without inactive units |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "pruned | ESS | Pareto |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        error = f"± {row['standard_error']:.2f}"
+        error = _plus_minus(row["standard_error"])
+        pareto = row["pareto_k_high"]
         cells_of_row = (
             row["dataset"], row["layers"], row["objective"], row["k"], row["seeds"],
-            f"{row['nll']:.2f} {error}",
+            f"{row['nll']:.2f}{error}",
             "" if row["published_nll"] is None else f"{row['published_nll']:.2f}",
-            "" if row["difference"] is None else f"{row['difference']:+.2f} {error}",
+            "" if row["difference"] is None else f"{row['difference']:+.2f}{error}",
             row["active"],
             row["published_active"] or "",
             _signed(row["nll_without_inactive_less_nll"]),
+            f"{row['effective_sample_size']:.1f}; {row['effective_sample_size_5']:.1f}",
+            "" if pareto is None else f"{pareto:.1%}",
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells_of_row))} |")
     if order:
@@ -342,11 +383,12 @@ def _markdown(
             "| data | ordering | published gain | measured gain | verdict |",
             "|---|---|---|---|---|",
             *(
-                f"| {o['dataset']} | {o['ordering']} | {o['published_gain']:.2f} | "
+                f"| {o['dataset']} | {o['ordering']} | {_two(o['published_gain'])} | "
                 f"{o['gain']:+.3f} ± {o['standard_error']:.3f} | {o['verdict']} |"
                 for o in order
             ),
         ]
+    lines += [line for warning in _warnings(cells) for line in ("", f"**Warning.** {warning}")]
     device = jax.devices()[0].device_kind
     versions = f"iwae_jax {iwae_jax.__version__}, jax {jax.__version__}, {device}"
     return "\n".join([*lines, "", f"Made with `{command}` ({versions}).", ""])
@@ -356,16 +398,39 @@ def _signed(value: float | None) -> str:
     return "" if value is None else f"{value:+.3f}"
 
 
+def _two(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f" ± {error:.2f}"
+
+
+def _warnings(cells: Cells) -> list[str]:
+    """What speaks against the NLLs of a table, in plain words."""
+    found = [s for run in cells.distinct() if (s := cells.summary(run)) is not None]
+    heavy = sum((s["pareto_k_high"] or 0.0) > 0.01 for s in found)
+    if not heavy:
+        return []
+    return [
+        f"{heavy} of {len(found)} runs have importance weights whose Pareto's k is above {PARETO_K_LIMIT} "
+        "for more than 1% of the images: their NLLs are likely too large, by more than the Monte Carlo "
+        "error says. `python -m experiments.annealing RUN_DIR` shows by how much."
+    ]
+
+
 def _print(cells: Cells, rows: list[dict[str, Any]], order: list[dict[str, Any]]) -> None:
     for dataset in cells.data:
         console.print(f"{dataset}: {protocol(cells, dataset)}")
+    for line in _warnings(cells):
+        warn(line)
     print_table(
         "NLL in nats, measured and published; active units",
         ("cell", "measured", "published", "difference", "units", "published"),
         [
             (
                 f"{r['dataset']} L={r['layers']} {r['objective']} k={r['k']}",
-                f"{r['nll']:.2f} ± {r['standard_error']:.2f}",
+                f"{r['nll']:.2f}{_plus_minus(r['standard_error'])}",
                 "" if r["published_nll"] is None else f"{r['published_nll']:.2f}",
                 "" if r["difference"] is None else f"{r['difference']:+.2f}",
                 r["active"],
@@ -380,7 +445,7 @@ def _print(cells: Cells, rows: list[dict[str, Any]], order: list[dict[str, Any]]
         [
             (
                 f"{o['dataset']} {o['ordering']}",
-                f"{o['published_gain']:.2f}",
+                _two(o["published_gain"]),
                 f"{o['gain']:+.3f} ± {o['standard_error']:.3f}",
                 o["verdict"],
             )

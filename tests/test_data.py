@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -29,6 +31,11 @@ def test_the_papers_split_of_mnist(tmp_path):
     np.testing.assert_array_equal(mnist.test, test.reshape(20, 784))
     np.testing.assert_allclose(mnist.mean, train[:298].reshape(298, 784).mean(axis=0) / 255)
     assert str(tmp_path) in mnist.origin
+    # files.write_mnist numbers the images: labels stay with their images.
+    assert mnist.labels is not None
+    np.testing.assert_array_equal(mnist.labels["train"], np.arange(298) % 10)
+    np.testing.assert_array_equal(mnist.labels["validation"], np.arange(298, 300) % 10)
+    np.testing.assert_array_equal(mnist.labels["test"], np.arange(20) % 10)
 
 
 def test_the_environment_names_the_folder(tmp_path, monkeypatch):
@@ -87,6 +94,18 @@ def test_the_embedded_digits():
     ]
     assert digits.train.max() == 16
     assert 0.2 < digits.mean.mean() < 0.4
+    # Labels belong to their images: scikit-learn's own, found again by their pixels.
+    from sklearn.datasets import load_digits
+
+    official: Any = load_digits()
+    known = {
+        row.tobytes(): label
+        for row, label in zip(official["data"].astype(np.uint8), official["target"], strict=True)
+    }
+    assert digits.labels is not None
+    for split in ("train", "validation", "test"):
+        images, labels = getattr(digits, split), digits.labels[split]
+        assert [known[row.tobytes()] for row in images] == labels.tolist()
 
 
 @pytest.mark.parametrize("name", ["mnist", "omniglot", "binarized_mnist"])

@@ -140,15 +140,24 @@ def test_the_stated_errors_are_the_true_ones():
     # A standard deviation of 60 has a relative standard error of 1 / sqrt(118).
     stated = np.mean([r.monte_carlo_error for r in results])
     assert abs(spread / stated - 1) < 4 / np.sqrt(118)
-    splits = [
-        evaluation.summarise(
-            evaluation.diagnose(iwae_jax.log_weights(params, x[i : i + 20], KEY, 200))
-        )
-        for i in range(0, 200, 20)
+
+
+def test_the_two_errors_are_apart():
+    """Log-weights made up: log p(x) of each datum, and the noise of an estimate, are known."""
+    rng, splits, count, k = np.random.default_rng(0), 400, 25, 100
+    log_p = rng.normal(-90, 2.0, (splits, count))
+    noise = rng.normal(0, 1.0, (k, splits, count))
+    results = [
+        evaluation.summarise(evaluation.diagnose(noise[:, i] + log_p[i])) for i in range(splits)
     ]
-    spread = np.std([r.nll for r in splits], ddof=1)
-    stated = np.sqrt(np.mean([r.split_error**2 for r in splits]))
-    assert abs(spread / stated - 1) < 4 / np.sqrt(18)
+    nll = np.array([r.nll for r in results])
+    stated = np.mean([[r.monte_carlo_error**2, r.split_error**2] for r in results], axis=0)
+    # The whole spread of the NLL is that of both; a variance of 400 has an error of sqrt(2 / 399).
+    assert abs(nll.var(ddof=1) / stated.sum() - 1) < 4 * np.sqrt(2 / 399)
+    # The split's is that of log p(x) itself, whatever the samples.
+    assert abs(stated[1] / (2.0**2 / count) - 1) < 4 * np.sqrt(2 / (splits * (count - 1))) + 0.01
+    same = evaluation.summarise(evaluation.diagnose(rng.normal(0, 1.0, (k, 2000)) - 90))
+    assert same.split_error < 0.5 * same.monte_carlo_error
 
 
 def test_log_likelihood_has_gradients():

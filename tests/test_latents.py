@@ -168,7 +168,7 @@ def test_resampled_posterior_tends_to_the_posterior():
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_a_removed_unit_reaches_nothing(layers):
-    """The same weights as a model that never had the units."""
+    """The weights of the smaller model that never had the units; and its own do not matter."""
     sizes, kept = (5, 4, 3)[:layers], (3, 2, 1)[:layers]
     hidden = ((6,), (), (5,))[:layers]
     params = iwae_jax.init(
@@ -190,7 +190,18 @@ def test_a_removed_unit_reaches_nothing(layers):
         return model.log_joint(pruned.generative, x, z) - log_q
 
     assert float(log_w(moved)) == pytest.approx(float(log_w(z)), abs=1e-4)
-    assert float(jnp.abs(log_w(z))) > 1
+    smaller = iwae_jax.ModelConfig((7,), kept, hidden)
+    blocks = jax.eval_shape(lambda: iwae_jax.init(KEY, smaller))
+    cut = jax.tree.map(
+        lambda leaf, like: leaf[tuple(slice(size) for size in like.shape)],
+        (pruned.generative, pruned.recognition),
+        (blocks.generative, blocks.recognition),
+    )
+    z_cut = tuple(u[:size] for u, size in zip(z, kept, strict=True))
+    log_q = smaller.log_posterior(cut[1], x, z_cut)
+    expected = smaller.log_joint(cut[0], x, z_cut) - log_q
+    assert float(log_w(z)) == pytest.approx(float(expected), abs=1e-4)
+    assert abs(float(expected)) > 1
 
 
 def test_bad_input():
@@ -208,5 +219,8 @@ def test_bad_input():
         latents.resampled_posterior(params, binary(2), KEY, 3, 0)
     with pytest.raises(ValueError, match="Expected keep to be bool of shapes"):
         latents.without_units(params, (np.ones(3),))
+    for function in (latents.unit_divergences, latents.elbo_surgery):
+        with pytest.raises(ValueError, match=r"Expected params to be iwae_jax\.Params"):
+            function({}, binary(2), KEY)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="to be a ModelConfig, got LinearGaussian"):
         latents.without_units(linear(1), (np.ones(3, bool),))

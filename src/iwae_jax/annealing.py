@@ -26,7 +26,7 @@ _GAIN = 0.2  # of log step size for each unit of acceptance above the target
 _DRAWS = 64  # from the start, which give HMC its scales
 _FIRST_STEP = 0.5  # in these scales
 
-_TRANSITIONS, _PILOT = 5, 6  # numbers of keys, aside from those of samples
+_TRANSITIONS, _PILOT, _SCALES = 5, 6, 7  # numbers of keys, aside from those of samples
 
 
 def annealed_log_weights(
@@ -207,7 +207,7 @@ class _Path:
         _, self.unravel = ravel_pytree(template)
         hmc = _hmc()
         self._init, self._kernel = hmc.init, hmc.build_kernel()
-        draws = jax.vmap(self.draw)(jax.random.split(aside(key, _PILOT), _DRAWS))
+        draws = jax.vmap(self.draw)(jax.random.split(aside(key, _SCALES), _DRAWS))
         self.variances = jnp.maximum(jnp.var(draws, axis=0), 1e-12)
 
     def draw_tree(self, key: Array) -> Any:

@@ -45,11 +45,12 @@ def find_mnist(folder: Path) -> dict[str, np.ndarray] | None:
         if files:
             splits = {split: read_idx(file) for split, file in files.items()}
             for split, file in files.items():
-                labels = file.with_name(
-                    file.name.replace("images", "labels").replace("idx3", "idx1")
-                )
-                if labels.is_file():
-                    splits[f"{split}_labels"] = read_idx_labels(labels, len(splits[split]))
+                name = file.name.removesuffix(".gz").replace("images", "labels")
+                for end in ("", ".gz"):
+                    labels = file.with_name(name.replace("idx3", "idx1") + end)
+                    if labels.is_file():
+                        splits[f"{split}_labels"] = read_idx_labels(labels, len(splits[split]))
+                        break
             return splits
         if (place / "mnist.npz").is_file():
             return _read_keras(place / "mnist.npz")

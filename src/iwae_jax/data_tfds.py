@@ -24,7 +24,7 @@ from iwae_jax import data_files
 CONNECT_SECONDS = 3.0
 """How long to wait for a server before saying that there is no network."""
 
-_CACHE_NAME = "iwae_jax_28x28.npz"
+_CACHE_NAME = "iwae_jax_28x28_labelled.npz"
 
 
 class UnavailableError(Exception):
@@ -151,6 +151,12 @@ def _load_cache(file: Path) -> dict[str, np.ndarray]:
     pixels = data_files.SIDE**2
     for name, images in splits.items():
         if name.endswith("_labels"):
+            count = len(splits.get(name.removesuffix("_labels"), ()))
+            if images.shape != (count,) or not np.issubdtype(images.dtype, np.integer):
+                raise ValueError(
+                    f"Expected {file} to hold {count} whole numbers as {name}; remove it: "
+                    f"{images.dtype} of shape {images.shape}."
+                )
             continue
         if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != pixels:
             raise ValueError(

@@ -31,7 +31,8 @@ def log_likelihood(
 
     This is the bound L_k, a lower bound of log p(x) in expectation: ``bound(params, x, key, k)``
     up to rounding, streamed over samples and data. Beside a copy of x, peak memory grows with
-    neither k nor the number of data, and the result does not depend on how the work is cut.
+    neither k nor the number of data (but for k Sobol points, with ``noise="sobol"``), and the result does
+    not depend on how the work is cut.
 
     Args:
       params: parameters that carry their model.
@@ -211,7 +212,8 @@ class Likelihood(NamedTuple):
       nll: minus the mean of log p(x) over the data, nats.
       monte_carlo_error: its standard error over importance samples; NaN for k = 1. What it does not
         hold is the bias of L_k, which makes an NLL too large.
-      split_error: its standard error over data: what another split of this size might say.
+      split_error: its standard error over data: what another split of this size might say. The
+        variance between the data less the Monte Carlo variance, which is in it.
       effective_sample_size: the mean over data.
       effective_sample_size_5: the 5th percentile over data.
       largest_weight: the largest normalised weight of any datum.
@@ -259,10 +261,12 @@ def summarise(found: Diagnosis) -> Likelihood:
     if not count:
         raise ValueError("Expected the diagnosis of at least one datum, got none.")
     high = np.mean(found.pareto_k > PARETO_K_LIMIT)
+    monte_carlo = float(np.sqrt(np.sum(found.standard_error**2)) / count)
+    between = float(np.var(log_p, ddof=1) / count) if count > 1 else float("nan")
     return Likelihood(
         -float(np.mean(log_p)),
-        float(np.sqrt(np.sum(found.standard_error**2)) / count),
-        float(np.std(log_p, ddof=1) / np.sqrt(count)) if count > 1 else float("nan"),
+        monte_carlo,
+        float(np.sqrt(np.maximum(between - np.nan_to_num(monte_carlo) ** 2, 0.0))),
         float(np.mean(found.effective_sample_size)),
         float(np.percentile(found.effective_sample_size, 5)),
         float(np.max(found.largest_weight)),

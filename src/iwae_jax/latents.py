@@ -338,7 +338,7 @@ def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
     Reference:
       Burda et al. (2016), sec. 5.2.
     """
-    model = params.model
+    model = check_members(params).model
     if not isinstance(model, ModelConfig):
         raise ValueError(f"Expected the model to be a ModelConfig, got {type(model).__name__}.")
     masks = [np.asarray(layer) for layer in keep]

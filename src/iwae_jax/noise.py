@@ -18,7 +18,7 @@ Noise = Literal["independent", "antithetic", "sobol"]
 """``independent``; ``antithetic``: samples 2j and 2j+1 mirror one another; ``sobol``: randomised
 quasi-Monte-Carlo, the same points for every datum, each datum's shifted at random."""
 
-NOISES: tuple[str, ...] = get_args(Noise)
+NOISES: tuple[Noise, ...] = get_args(Noise)
 
 SHIFT = 3
 """The number, aside from those of samples, of the key of a datum's random shift."""

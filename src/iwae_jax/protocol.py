@@ -152,13 +152,22 @@ def _datum_keys(key, count):
 
 def check_members(params: Params, *members: str) -> Params:
     """Return ``params`` if their model offers these members of its own, beyond the protocol."""
-    missing = [name for name in members if not hasattr(getattr(params, "model", None), name)]
-    if isinstance(params, Params) and missing:
+    _check_params(params)
+    missing = [name for name in members if not hasattr(params.model, name)]
+    if missing:
         raise ValueError(
             f"Expected a model with {', '.join(members)}; {type(params.model).__name__} lacks "
             f"{', '.join(missing)}."
         )
     return params
+
+
+def _check_params(params: Any) -> None:
+    if not isinstance(params, Params):
+        raise ValueError(
+            f"Expected params to be iwae_jax.Params, from iwae_jax.init, got "
+            f"{type(params).__name__}."
+        )
 
 
 def aside(key: Key[Array, ""], use: int) -> Key[Array, ""]:
@@ -170,11 +179,7 @@ def flatten_batch(
     params: Params, x: Observations, key: Key[Array, "*batch"]
 ) -> tuple[Float[Array, "n *data"], Key[Array, " n"], tuple[int, ...]]:
     """Check x and key; return data with one batch axis, a key for each, and the batch shape."""
-    if not isinstance(params, Params):
-        raise ValueError(
-            f"Expected params to be iwae_jax.Params, from iwae_jax.init, got "
-            f"{type(params).__name__}."
-        )
+    _check_params(params)
     data_shape = tuple(params.model.data_shape)
     x = check_observation(x, data_shape, params.model.data_range)
     batch_shape = x.shape[: x.ndim - len(data_shape)]
