@@ -95,8 +95,9 @@ def test_diagnosis_against_numpy(k):
     np.testing.assert_allclose(
         found.log_likelihood, np.log(w.mean(axis=0)) + log_w.max(axis=0), rtol=1e-12
     )
-    error = w.std(axis=0, ddof=1) / w.mean(axis=0) / np.sqrt(k)
-    np.testing.assert_allclose(found.standard_error, error, rtol=1e-10)
+    without = np.array([np.log(np.delete(w, j, axis=0).mean(axis=0)) for j in range(k)])
+    error = np.sqrt((k - 1) / k * np.sum((without - without.mean(axis=0)) ** 2, axis=0))
+    np.testing.assert_allclose(found.standard_error, error, rtol=1e-7)
     sizes = w.sum(axis=0) ** 2 / (w**2).sum(axis=0)
     np.testing.assert_allclose(found.effective_sample_size, sizes, rtol=1e-12)
     np.testing.assert_allclose(found.largest_weight, 1 / w.sum(axis=0), rtol=1e-12)
@@ -114,6 +115,7 @@ def test_equal_weights_and_a_single_one():
     # One weight that is all: the fit of a tail to it breaks down, and nothing is to be trusted.
     alone = evaluation.diagnose(np.where(np.arange(40) == 7, 0.0, -1e4 * (1 + np.arange(40))))
     assert (alone.largest_weight, alone.pareto_k > 0.7) == (1.0, True)
+    assert 30 < alone.standard_error < np.inf
     assert evaluation.summarise(evaluation.Diagnosis(*map(np.atleast_1d, alone))).warnings()
 
 
@@ -140,6 +142,24 @@ def test_the_stated_errors_are_the_true_ones():
     # A standard deviation of 60 has a relative standard error of 1 / sqrt(118).
     stated = np.mean([r.monte_carlo_error for r in results])
     assert abs(spread / stated - 1) < 4 / np.sqrt(118)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 2.5])
+def test_the_standard_error_is_not_too_small_where_few_weights_carry_the_mean(scale):
+    """Weights with a normal logarithm, heavier and heavier; the truth is the spread of estimates."""
+    k, repeats = 500, 2000
+    log_w = np.random.default_rng(0).normal(0, scale, (k, repeats))
+    found = evaluation.diagnose(log_w)
+    true = found.log_likelihood.std(ddof=1)
+    stated = np.sqrt(np.mean(found.standard_error**2))
+    w = np.exp(log_w)
+    delta = np.sqrt(np.mean(w.var(axis=0, ddof=1) / w.mean(axis=0) ** 2 / k))
+    # Standard errors of the ratios are under 0.05.
+    assert 0.9 < stated / true < 1.6
+    if scale == 0.5:
+        assert stated == pytest.approx(delta, rel=0.02)
+    if scale == 2.5:
+        assert delta < 0.8 * true
 
 
 def test_the_two_errors_are_apart():

