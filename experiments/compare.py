@@ -334,24 +334,30 @@ def _evaluate(arguments, data, shared, runs) -> dict[str, Any]:
 
     import iwae_jax
     from experiments.display import Display
+    from experiments.results import weight_blocks
+    from iwae_jax import evaluation
 
     test = data.test[: arguments.eval_images]
+    keys = iwae_jax.datum_keys(shared.test, len(test))
     x = iwae_jax.data.binarize(test, shared.test_pixels, data.maximum)
     results: dict[str, Any] = {}
     total = len(runs) * arguments.seeds
     with Display(f"evaluating (k={arguments.eval_k})", total, unit="model") as display:
         for text, run in runs.items():
-            nll, active = [], []
+            likelihoods, active = [], []
             for seed in range(arguments.seeds):
                 params = jax.tree.map(lambda a, seed=seed: a[seed], run.state.params)
-                log_p = iwae_jax.log_likelihood(params, x, shared.test, k=arguments.eval_k)
-                display.wait(log_p)
-                nll.append(-float(np.mean(np.asarray(log_p, np.float64))))
+                found = [
+                    evaluation.diagnose(log_w)
+                    for _, log_w in weight_blocks(params, x, keys, arguments.eval_k, display)
+                ]
+                diagnosis = evaluation.Diagnosis(*map(np.concatenate, zip(*found, strict=True)))
+                likelihoods.append(evaluation.summarise(diagnosis))
                 counts = iwae_jax.active_units(params, x, shared.active).counts
                 active.append([int(count) for count in counts])
-                display.advance(f"{text}: NLL {nll[-1]:.2f}", len(x))
+                display.advance(f"{text}: NLL {likelihoods[-1].nll:.2f}", len(x))
             results[text] = {
-                "nll": nll, "active": active, "lines": run.lines, "memory": run.memory,
+                "likelihoods": likelihoods, "active": active, "lines": run.lines, "memory": run.memory,
             }  # fmt: skip
     return results
 
@@ -375,8 +381,9 @@ def _table(entries: dict[str, Any], results: dict[str, Any]) -> list[dict[str, A
     baseline = next(iter(entries))
     rows = []
     for text, (objective, gradient) in entries.items():
-        nll = np.array(results[text]["nll"])
-        difference = nll - np.array(results[baseline]["nll"])
+        likelihoods = results[text]["likelihoods"]
+        nll = np.array([found.nll for found in likelihoods])
+        difference = nll - np.array([found.nll for found in results[baseline]["likelihoods"]])
         own, other = times(text), times(baseline)
         ratios = [own[number] / other[number] for number in own if number in other]
         rows.append(
@@ -389,6 +396,11 @@ def _table(entries: dict[str, Any], results: dict[str, Any]) -> list[dict[str, A
                 "nll_se": error(nll),
                 "difference": float(difference.mean()),
                 "difference_se": error(difference),
+                **{
+                    name: float(np.mean([getattr(found, name) for found in likelihoods]))
+                    for name in likelihoods[0]._fields
+                    if name != "nll"
+                },
                 "active": [float(v) for v in np.mean(results[text]["active"], axis=0)],
                 "ms_per_step": float(np.median(list(own.values()))) if own else None,
                 "time_ratio": float(np.median(ratios)) if ratios else None,
@@ -400,7 +412,7 @@ def _table(entries: dict[str, Any], results: dict[str, Any]) -> list[dict[str, A
 
 def _write(folder, arguments, data, entries, results, rows) -> None:
     from experiments import plots
-    from experiments.display import console, print_table
+    from experiments.display import console, print_table, warn
     from experiments.results import binarization_name
 
     with (folder / "table.csv").open("w", newline="") as file:
@@ -436,7 +448,6 @@ def _write(folder, arguments, data, entries, results, rows) -> None:
         f"{arguments.seeds} seeds; NLL = -L_{arguments.eval_k}, nats",
         (
             "entry",
-            "value is",
             "NLL",
             "minus the first",
             "active",
@@ -460,6 +471,12 @@ def _write(folder, arguments, data, entries, results, rows) -> None:
     if data.source == "embedded":
         console.print(
             f"data: {data.origin}: NOT comparable to anything published", style="bold yellow"
+        )
+    heavy = [row["entry"] for row in rows if row["pareto_k_high"] > 0.01]
+    if heavy:
+        warn(
+            f"Pareto's k is above 0.7 for more than 1% of the images for {', '.join(heavy)}: these NLLs are "
+            "likely too large. More --eval-k makes them less so."
         )
     for row in rows[1:]:
         console.print("verdict: " + verdict(row, rows[0]["entry"]))

@@ -1,6 +1,7 @@
 """What is measured of a trained model, and how it is shown: the table and the pictures."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -94,27 +95,20 @@ def evaluate(
     x = iwae_jax.data.binarize(test, keys.test_pixels, data.maximum)
     sample_key = keys.test if seed is None else jax.random.fold_in(keys.other_samples, seed)
     datum_keys = iwae_jax.datum_keys(sample_key, len(test))
-    block = max(1, min(BLOCK, WEIGHTS // k))
     begun = time.monotonic()
     found: list[Diagnosis] = []
     bounds: list[Any] = []
     stored: list[np.ndarray] = []
     with Display(f"evaluating (k={k})", len(test), unit="image") as display:
-        for start in range(0, len(test), block):
-            part, part_keys = x[start : start + block], datum_keys[start : start + block]
-            log_w = iwae_jax.log_weights(params, part, part_keys, k)
-            bound = training_bound(config, params, part, part_keys)
-            display.wait((log_w, bound))
-            log_w = np.asarray(log_w)
-            if not np.isfinite(log_w.max(axis=0)).all():
-                number = start + int(np.flatnonzero(~np.isfinite(log_w.max(axis=0)))[0])
-                raise DivergedError(f"log p(x) of test image {number} is not finite.")
-            found.append(evaluation.diagnose(log_w))
+        for some, log_w in weight_blocks(params, x, datum_keys, k, display):
+            bound = training_bound(config, params, x[some], datum_keys[some])
+            display.wait(bound)
             bounds.append(bound)
-            if start < STORED:
-                stored.append(log_w[:, : STORED - start])
+            found.append(evaluation.diagnose(log_w))
+            if some.start < STORED:
+                stored.append(log_w[:, : STORED - some.start])
             nll = -np.mean(np.concatenate([part.log_likelihood for part in found]))
-            display.advance(f"NLL {nll:.2f}", 1, len(part))
+            display.advance(f"NLL {nll:.2f}", 1, log_w.shape[1])
     diagnosis = Diagnosis(*map(np.concatenate, zip(*found, strict=True)))
     likelihood = evaluation.summarise(diagnosis)
     summary = {
@@ -141,6 +135,22 @@ def evaluate(
         summary |= _without_inactive(params, x, datum_keys, diagnosis, summary["activity"], k)
     summary["seconds"] = {"evaluation": time.monotonic() - begun}
     return summary, diagnosis, np.concatenate(stored, axis=1)
+
+
+def weight_blocks(
+    params: iwae_jax.Params, x: jax.Array, keys: jax.Array, k: int, display: Display
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """The log-weights of data, [k, n], block by block; a `DivergedError` where all are zero."""
+    block = max(1, min(BLOCK, WEIGHTS // k))
+    for start in range(0, len(x), block):
+        some = slice(start, start + block)
+        computed = iwae_jax.log_weights(params, x[some], keys[some], k)
+        display.wait(computed)
+        log_w = np.asarray(computed)
+        bad = np.flatnonzero(~np.isfinite(log_w.max(axis=0)))
+        if bad.size:
+            raise DivergedError(f"log p(x) of test image {start + int(bad[0])} is not finite.")
+        yield some, log_w
 
 
 def _number(value: float) -> float | None:
