@@ -2,6 +2,7 @@
 
 import csv
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +17,20 @@ from experiments.published import TABLE_2
 from experiments.results import DivergedError, differences
 from experiments.runner import load_data, run_one
 from experiments.stopping import held
-from experiments.table2 import Table2
 from iwae_jax.data import Dataset
 
 
-def make_table(arguments: Table2, command: str, started: float) -> int:
-    """Run all four parts and write the table; return the exit status."""
-    out = make_folder(Path(arguments.out_dir) / "table2")
-    vae, iwae = arguments.first_parts()
+def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
+    """Run both, and both again from where the other ended; write the table; return the exit status."""
+    out = make_folder(Path(vae.out_dir) / "table2")
     data = load_data(vae)
-    root = Path(arguments.out_dir) / arguments.dataset
+    root = Path(vae.out_dir) / vae.dataset
     rows: list[dict[str, Any]] = []
     try:
         for first, other in ((vae, iwae), (iwae, vae)):
             folder = RunFolder(root / first.name)
             before = _finish(first, folder, data, started)
-            second = arguments.second_part(first, other, folder.path, data.train.shape[1])
+            second = _second_part(first, other, folder.path, data.train.shape[1])
             second_folder = RunFolder(root / second.name)
             after = _finish(second, second_folder, data, time.time())
             gain = _log_p(second_folder) - _log_p(folder)
@@ -59,6 +58,14 @@ def make_table(arguments: Table2, command: str, started: float) -> int:
     )
     console.print(f"written to {out}: table2.md, table2.csv")
     return 0
+
+
+def _second_part(first: Config, other: Config, folder: Path, pixels: int) -> Config:
+    """The run that goes on from ``first``, with the objective of ``other``: its last stage again."""
+    passes, rate = first.last_stage(pixels)
+    return replace(
+        other, preset="quick", passes=passes, first_rate=rate, last_rate=rate, after=str(folder)
+    )
 
 
 def _finish(config: Config, folder: RunFolder, data: Dataset, started: float) -> dict[str, Any]:

@@ -98,7 +98,8 @@ def main() -> int:
             f"Expected --eval-images to be at least 2, got {arguments.eval_images}: a table has errors."
         )
     cells = arguments.runs()
-    from experiments.tables import Cells, run_cells  # imports jax, which --help does not need
+    from experiments.cells import Cells  # imports jax, which --help does not need
+    from experiments.tables import run_cells
 
     table = Cells(cells, Path(arguments.out_dir))
     if arguments.plan:

@@ -12,7 +12,6 @@ Writes table2.md and table2.csv to OUT_DIR/table2.
 
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -65,18 +64,6 @@ class Table2:
         vae = replace(base, objective=("vae",), k=(1,))
         return vae, replace(base, objective=("iwae",), k=(self.k,))
 
-    def second_part(self, first: Config, other: Config, folder: Path, pixels: int) -> Config:
-        """The run that goes on from ``first``, with the objective of ``other``."""
-        stage, rate = first.last_stage(pixels)
-        return replace(
-            other,
-            preset="quick",
-            passes=stage,
-            first_rate=rate,
-            last_rate=rate,
-            after=str(folder),
-        )
-
 
 def main() -> int:
     """Parse the command line and make the table."""
@@ -86,12 +73,13 @@ def main() -> int:
         raise UsageError(
             f"Expected --eval-images to be at least 2, got {arguments.eval_images}: a table has errors."
         )
-    for run in arguments.first_parts():
+    vae, iwae = arguments.first_parts()
+    for run in (vae, iwae):
         run.check()
     from experiments.switch import make_table  # imports jax, which --help does not need
 
     command = as_typed("python -m experiments.table2")
-    return make_table(arguments, command, started)
+    return make_table(vae, iwae, command, started)
 
 
 if __name__ == "__main__":

@@ -1,146 +1,28 @@
-"""The cells of a table: what is to do, what was measured, and what it says beside the paper's."""
+"""Table 1: what its runs say beside the paper's, and in which order they stand."""
 
 import csv
 import time
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import iwae_jax
 from experiments import plots
-from experiments.config import Config
-from experiments.display import console, duration, print_table, warn
-from experiments.folders import RunFolder, make_folder
+from experiments.cells import Cell, Cells
+from experiments.display import console, print_table, warn
+from experiments.folders import make_folder
 from experiments.published import TABLE_1, published
 from experiments.results import (
     PRUNED_IMAGES,
-    WEIGHTS,
     DivergedError,
-    Keys,
     binarization_name,
     differences,
 )
-from experiments.runner import initial_state, load_data, run_facts, run_one
+from experiments.runner import run_one
 from experiments.stopping import held
-from iwae_jax.checkpoints import Checkpoints
-from iwae_jax.data import Dataset
 from iwae_jax.evaluation import PARETO_K_LIMIT
-
-Cell = tuple[str, str, int, int]  # dataset, objective, stochastic layers, k
-
-
-@dataclass
-class Cells:
-    """The runs of each cell, and the data that they share."""
-
-    runs: dict[Cell, tuple[Config, ...]]
-    out_dir: Path
-
-    def __post_init__(self):
-        self.data: dict[str, Dataset] = {}
-        for runs in self.runs.values():
-            if runs[0].dataset not in self.data:
-                self.data[runs[0].dataset] = load_data(runs[0])
-        # What is there must be of this protocol, before anything is said of it.
-        for run in self.distinct():
-            data = self.data[run.dataset]
-            self.folder(run).check(replace(run, data_source=data.source), run_facts(run, data))
-
-    def folder(self, run: Config) -> RunFolder:
-        """The folder of a run."""
-        return RunFolder(self.out_dir / run.dataset / run.name)
-
-    def distinct(self) -> list[Config]:
-        """Every run once."""
-        return list(dict.fromkeys(run for runs in self.runs.values() for run in runs))
-
-    def print_plan(self) -> None:
-        """What is to do, run by run, and how long it takes on this machine."""
-        rows, total = [], 0.0
-        for run in self.distinct():
-            folder, data = self.folder(run), self.data[run.dataset]
-            passes = run.total_passes(data.train.shape[1])
-            done = max(Checkpoints(folder.checkpoints).steps, default=0)
-            seconds = 0.0
-            if folder.progress() != "finished":
-                seconds = self._seconds(run, passes - done)
-            total += seconds
-            state = "finished" if not seconds else f"{done} of {passes:,} passes"
-            rows.append((f"{run.dataset} {run.name}", state, duration(seconds) if seconds else ""))
-        print_table("plan (times measured on this machine)", ("run", "done", "to go"), rows)
-        console.print(f"{len(rows)} runs; about {duration(total)} to go")
-
-    def _seconds(self, run: Config, passes: int) -> float:
-        """The time of so many passes and of the evaluation: line through two k, a few steps each."""
-        data, (layers,), (k,) = self.data[run.dataset], run.layers, run.k
-        low, high = (_step_seconds(run.dataset, layers, at, self) for at in (1, 50))
-        step = low + max(high - low, 0.0) * (k - 1) / 49
-        images = min(run.eval_images or len(data.test), len(data.test))
-        block = max(1, min(images, WEIGHTS // run.eval_k))
-        evaluation = _evaluation_seconds(run.dataset, layers, run.eval_k, block, self)
-        steps = passes * -(-len(data.train) // run.batch_size)
-        return step * steps + evaluation * images / block
-
-    def embedded(self, dataset: str) -> bool:
-        """Whether the digits stand in for a data set: then nothing published is beside it."""
-        return self.data[dataset].source == "embedded"
-
-    def first(self, dataset: str) -> Config:
-        """Any run of a data set."""
-        return next(run for run in self.distinct() if run.dataset == dataset)
-
-    def summary(self, run: Config) -> dict[str, Any] | None:
-        """What was measured of a run; None if it is not finished."""
-        return self.folder(run).read("summary.json")
-
-    def log_p(self, run: Config) -> np.ndarray:
-        """log p(x) of each test image of a finished run."""
-        return np.load(self.folder(run).path / "test_log_likelihood.npy")
-
-
-_STEPS = 20  # steps that are timed
-
-
-def _step_seconds(dataset: str, layers: int, k: int, cells: Cells) -> float:
-    key = ("step", dataset, layers, k)
-    if key not in _TIMES:
-        run = next(r for r in cells.distinct() if (r.dataset, r.layers[0]) == (dataset, layers))
-        data = cells.data[dataset]
-        state, train_key = initial_state(run, data), Keys.of(run).train
-        images = jnp.asarray(data.train[: _STEPS * run.batch_size])
-        seconds = []
-        for _ in range(3):  # the first compiles
-            begun = time.monotonic()
-            state, bounds = iwae_jax.train_epoch(
-                state, images, train_key, k, batch_size=run.batch_size, maximum=data.maximum
-            )
-            bounds.block_until_ready()
-            seconds.append(time.monotonic() - begun)
-        _TIMES[key] = min(seconds) / -(-len(images) // run.batch_size)
-    return _TIMES[key]
-
-
-def _evaluation_seconds(dataset: str, layers: int, k: int, images: int, cells: Cells) -> float:
-    key = ("evaluation", dataset, layers, k, images)
-    if key not in _TIMES:
-        run = next(r for r in cells.distinct() if (r.dataset, r.layers[0]) == (dataset, layers))
-        data, keys = cells.data[dataset], Keys.of(run)
-        params = initial_state(run, data).params
-        x = iwae_jax.data.binarize(data.test[:images], keys.test_pixels, data.maximum)
-        seconds = []
-        for _ in range(2):
-            begun = time.monotonic()
-            iwae_jax.log_weights(params, x, keys.test, k).block_until_ready()
-            seconds.append(time.monotonic() - begun)
-        _TIMES[key] = min(seconds)
-    return _TIMES[key]
-
-
-_TIMES: dict[tuple[Any, ...], float] = {}
 
 
 def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from experiments import command, published, runner, table1, table2, tables
+from experiments.cells import Cells
 from experiments.config import Config, UsageError
 from experiments.folders import RunFolder
-from experiments.tables import Cells
 
 CELLS = table1.Table1(data_source="embedded", seed=(0, 1))
 
