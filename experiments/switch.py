@@ -97,8 +97,18 @@ def _row(
         "nll_after": after["test_nll"],
         "change": -float(gain.mean()),
         "change_standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))),
-        "pareto_k_high_before": before["pareto_k_high"],
-        "pareto_k_high_after": after["pareto_k_high"],
+        **{
+            f"{name}_{when}": summary[name]
+            for name in (
+                "monte_carlo_error",
+                "split_error",
+                "effective_sample_size",
+                "effective_sample_size_5",
+                "largest_weight",
+                "pareto_k_high",
+            )
+            for when, summary in (("before", before), ("after", after))
+        },
         "active_before": "+".join(map(str, before["active_units"])),
         "active_after": "+".join(map(str, after["active_units"])),
         "published": text,

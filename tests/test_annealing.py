@@ -25,7 +25,7 @@ def test_it_agrees_with_the_evidence(size, layers, start):
     log_w = annealing.annealed_log_weights(params, x, KEY, 300, steps=steps, start=start)
     found = evaluation.diagnose(log_w)
     exact = params.model.log_evidence(params, x)
-    assert (found.pareto_k < 0.5).all()
+    assert (found.pareto_k < evaluation.PARETO_K_LIMIT).all()  # the errors can be trusted
     assert (np.abs(found.log_likelihood - exact) < 3 * found.standard_error).all()
     assert (found.standard_error < 0.2).all()
 

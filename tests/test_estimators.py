@@ -15,7 +15,7 @@ from iwae_jax.coefficients import coefficients
 from iwae_jax.gradients import GRADIENTS, Gradient, resampled
 from iwae_jax.importance import counted_log_weights
 from iwae_jax.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, PIWAE, SUMO, TVO, Jackknife, Renyi
-from tests.oracles import Discrete, LearntPrior, LinearGaussian
+from tests.oracles import Discrete, LearntPrior, LinearGaussian, Tally
 from tests.test_gradients import linear, points
 from tests.test_importance import KEY, binary, small
 
@@ -456,7 +456,8 @@ def test_what_a_model_or_k_does_not_allow_says_so():
     with pytest.raises(ValueError, match="a model with prior_moments for gradient 'gdreg'"):
         iwae_jax.bound(discrete, x, KEY, 2, gradient="gdreg")
     with pytest.raises(ValueError, match="sample_prior, sample_x for gradient 'wake_sleep'"):
-        iwae_jax.bound(linear(1), POINT, KEY, 2, gradient="wake_sleep")
+        tally = iwae_jax.init(KEY, Tally())
+        iwae_jax.bound(tally, jnp.ones(4), KEY, 2, gradient="wake_sleep")
     with pytest.raises(ValueError, match=r"a model with analytic_kl, log_conditional for ELBO\(a"):
         iwae_jax.bound(discrete, x, KEY, 2, objective=ELBO(analytic_kl=True))
     for gradient in ("reparam", "stl", "dreg", resampled(1), resampled(1, "dreg")):

@@ -15,8 +15,6 @@ from experiments.config import Config
 from experiments.folders import RunFolder
 from experiments.runner import load_data, run_one
 
-pytestmark = pytest.mark.xdist_group("looks")  # one process, so that one run serves all
-
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):

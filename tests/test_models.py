@@ -5,7 +5,7 @@ import pytest
 
 import iwae_jax
 from iwae_jax import ModelConfig
-from tests.oracles import LinearGaussian
+from tests.oracles import Tally
 from tests.test_importance import KEY, SMALL, binary, small
 
 
@@ -221,6 +221,6 @@ def test_bad_data_means(mean, message):
 
 
 def test_a_model_that_cannot_draw_x_says_so():
-    params = iwae_jax.init(KEY, LinearGaussian())
-    with pytest.raises(ValueError, match="LinearGaussian lacks sample_prior, sample_x, mean_x"):
+    params = iwae_jax.init(KEY, Tally())
+    with pytest.raises(ValueError, match="Tally lacks sample_prior, sample_x, mean_x"):
         iwae_jax.sample(params, KEY, 3)
