@@ -1,3 +1,4 @@
+import itertools
 import sys
 from typing import Any
 
@@ -31,16 +32,19 @@ def test_it_agrees_with_the_evidence(size, layers, start):
 
 
 def test_the_gap_closes_with_steps():
-    params, gaps = chain(10), []
+    params, n, gaps = chain(10), 50, []
     for steps in (1, 10, 100):
-        bounds = annealing.bidirectional(params, KEY, 20, 20, steps=steps, start="prior")
+        bounds = annealing.bidirectional(params, KEY, n, 20, steps=steps, start="prior")
         exact = params.model.log_evidence(params, bounds.x)
         lower, upper = np.asarray(bounds.lower) - exact, np.asarray(bounds.upper) - exact
         # In expectation on either side of log p(x): 4 standard errors over data.
-        assert lower.mean() < 4 * lower.std() / np.sqrt(20)
-        assert upper.mean() > -4 * upper.std() / np.sqrt(20)
-        gaps.append(float(np.mean(upper - lower)))
-    assert gaps[0] > 4 * gaps[1] and gaps[1] > 4 * abs(gaps[2]) and abs(gaps[2]) < 0.2
+        assert lower.mean() < 4 * lower.std() / np.sqrt(n)
+        assert upper.mean() > -4 * upper.std() / np.sqrt(n)
+        gap = upper - lower
+        gaps.append((gap.mean(), gap.std(ddof=1) / np.sqrt(n)))
+    for (wide, wide_error), (narrow, narrow_error) in itertools.pairwise(gaps):
+        assert wide - narrow > 4 * np.hypot(wide_error, narrow_error)
+    assert abs(gaps[-1][0]) < 0.1 * gaps[0][0]
 
 
 def test_weights_and_their_inverses_are_unbiased_where_few_steps_leave_much_variance():
