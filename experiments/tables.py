@@ -260,7 +260,8 @@ def _markdown(
             "",
             "## The paper's orderings",
             "",
-            "Gains in nats of the cell named first, paired by image (and seed).",
+            "Gains in nats of the cell named first, paired by image (and seed). Where there is one seed the "
+            "error is that of the images alone: another training run may differ by more.",
             "",
             "| data | ordering | published gain | measured gain | verdict |",
             "|---|---|---|---|---|",
