@@ -19,8 +19,8 @@ from experiments.results import (
     Keys,
 )
 from experiments.runner import initial_state, load_data, run_facts
-from iwae_jax.checkpoints import Checkpoints
 from iwae_jax.data import Dataset
+from iwae_jax.training.checkpoints import Checkpoints
 
 Cell = tuple[str, str, int, int]  # dataset, objective, stochastic layers, k
 

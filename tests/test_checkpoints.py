@@ -8,7 +8,7 @@ import pytest
 
 import iwae_jax
 from iwae_jax import TrainState
-from iwae_jax.checkpoints import Checkpoints
+from iwae_jax.training.checkpoints import Checkpoints
 from tests.test_importance import KEY, binary, small
 
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iwae_jax.coefficients import (
+from iwae_jax.gradients.coefficients import (
     Coefficients,
     gradient_coefficients,
     hessian_coefficients,

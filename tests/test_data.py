@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from iwae_jax import data, data_tfds
+from iwae_jax import data
+from iwae_jax.data import tfds as data_tfds
 from tests import files
 from tests.test_data_files import chardata
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.io
 
-from iwae_jax import data_files
+from iwae_jax.data import files as data_files
 from tests import files
 
 TRAIN, TEST = files.images(30), files.images(11, seed=1)

@@ -10,7 +10,8 @@ import time
 import numpy as np
 import pytest
 
-from iwae_jax import data, data_tfds
+from iwae_jax import data
+from iwae_jax.data import tfds as data_tfds
 from tests import files
 
 # TFDS, array_record and their protobufs warn of their own deprecations.
@@ -140,7 +141,7 @@ def test_omniglot(served, tmp_path, monkeypatch):
     urls = {split: url + name for split, name in names.items()}
     builder = prepare("omniglot", folder, url, tmp_path / "tfds", URLS=urls)
     splits = data_tfds.read_builder(builder)
-    from iwae_jax.data_files import read_omniglot_zip
+    from iwae_jax.data.files import read_omniglot_zip
 
     assert set(splits) == {"train", "test"}
     for split, name in (("train", names["train"]), ("test", names["eval"])):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from iwae_jax.distributions import (
+from iwae_jax.models.distributions import (
     bernoulli_log_prob,
     normal_log_prob,
     standard_normal_log_prob,

@@ -11,8 +11,8 @@ import optax
 import pytest
 
 import iwae_jax
-from iwae_jax.coefficients import coefficients
 from iwae_jax.gradients import GRADIENTS, Gradient, resampled
+from iwae_jax.gradients.coefficients import coefficients
 from iwae_jax.importance import counted_log_weights
 from iwae_jax.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, PIWAE, SUMO, TVO, Jackknife, Renyi
 from tests.oracles import Discrete, LearntPrior, LinearGaussian, Tally

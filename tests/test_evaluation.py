@@ -5,6 +5,7 @@ import pytest
 
 import iwae_jax
 from iwae_jax import evaluation
+from iwae_jax.evaluation import likelihood
 from tests.oracles import LinearGaussian, Tally
 from tests.test_gradients import linear, points
 from tests.test_importance import KEY, binary, small
@@ -67,7 +68,7 @@ def test_the_peak_memory_does_not_grow_with_k_or_the_data():
 
     def memory(k, count):
         keys = iwae_jax.datum_keys(KEY, count)
-        compiled = evaluation._log_likelihood.lower(
+        compiled = likelihood._log_likelihood.lower(
             params, jnp.zeros((count, 784)), keys, None, k, 250, 20, 1, "independent"
         ).compile()
         analysis = compiled.memory_analysis()

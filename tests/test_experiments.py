@@ -13,7 +13,8 @@ import iwae_jax
 from experiments import command, config, plots, published, runner
 from experiments import evaluate as evaluate_command
 from experiments.folders import RunFolder
-from iwae_jax import checkpoints, data_tfds, evaluation
+from iwae_jax import checkpoints, evaluation
+from iwae_jax.data import tfds as data_tfds
 from tests import files
 from tests.test_checkpoints import empty, flip_a_bit
 

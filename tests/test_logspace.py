@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iwae_jax import logspace
+from iwae_jax.objectives import logspace
 
 RANDOM = np.random.default_rng(0)
 LOG_WEIGHTS = [

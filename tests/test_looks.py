@@ -132,7 +132,7 @@ def test_the_density_of_q_iw_is_that_of_its_draws():
     cell = np.prod([axis[1] - axis[0] for axis in found["axes"]])
     assert found["posterior"].sum() * cell == pytest.approx(1, abs=1e-6)
     assert found["divergences"][k] < found["divergences"][1]
-    (z,) = iwae_jax.latents.resampled_posterior(params, x, jax.random.key(2), k, n)
+    (z,) = iwae_jax.evaluation.latents.resampled_posterior(params, x, jax.random.key(2), k, n)
     z, density = np.asarray(z, np.float64), found["q_iw"][k]
     # Of what lies on the grid, which does not hold q's far tails.
     low, high = grid[0, 0], grid[-1, -1]

@@ -9,23 +9,14 @@
 Everything passes through the log importance weights, `log_weights`. See docs/design.md.
 """
 
-from iwae_jax import (
-    annealing,
-    checkpoints,
-    data,
-    evaluation,
-    gradients,
-    latents,
-    objectives,
-    training,
-)
-from iwae_jax.evaluation import log_likelihood
+from iwae_jax import data, evaluation, gradients, models, objectives, training
+from iwae_jax.evaluation import annealing, latents, log_likelihood
+from iwae_jax.evaluation.latents import active_units
 from iwae_jax.gradients import bound
 from iwae_jax.importance import log_weights
-from iwae_jax.latents import active_units
 from iwae_jax.models import ModelConfig, encode, reconstruct, sample
 from iwae_jax.protocol import Model, Params, datum_keys, init
-from iwae_jax.training import TrainState, train_epoch, train_step
+from iwae_jax.training import TrainState, checkpoints, train_epoch, train_step
 
 __version__ = "0.1.0"
 
@@ -47,6 +38,7 @@ __all__ = [
     "latents",
     "log_likelihood",
     "log_weights",
+    "models",
     "objectives",
     "reconstruct",
     "sample",

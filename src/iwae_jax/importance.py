@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from iwae_jax.checks import check_positive_int
 from iwae_jax.noise import Noise, check_noise, normal_noise, sobol_points
 from iwae_jax.protocol import Params, flatten_batch
-from iwae_jax.typing import Array, Float, Int, Key, Observations, check_positive_int
+from iwae_jax.typing import Array, Float, Int, Key, Observations
 
 CHUNK = 50
 """Samples of each datum that are computed together where weights are streamed."""

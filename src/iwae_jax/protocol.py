@@ -13,16 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.typing import (
-    Array,
-    ArrayLike,
-    Float,
-    Key,
-    Observations,
-    PyTree,
-    check_key,
-    check_observation,
-)
+from iwae_jax.checks import check_key, check_observation
+from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 
 @runtime_checkable

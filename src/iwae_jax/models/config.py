@@ -8,22 +8,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.distributions import bernoulli_log_prob, normal_log_prob, standard_normal_log_prob
-from iwae_jax.networks import ACTIVATIONS, NORMAL, Block, emit
-from iwae_jax.posteriors import NormalPosterior
-from iwae_jax.protocol import Params, check_members, datum_keys, flatten_batch
-from iwae_jax.typing import (
-    Array,
-    ArrayLike,
-    Float,
-    Key,
-    Latents,
-    Observations,
-    PyTree,
-    check_data_mean,
-    check_key,
-    check_positive_int,
+from iwae_jax.checks import check_data_mean, check_key, check_positive_int
+from iwae_jax.models.distributions import (
+    bernoulli_log_prob,
+    normal_log_prob,
+    standard_normal_log_prob,
 )
+from iwae_jax.models.networks import ACTIVATIONS, NORMAL, Block, emit
+from iwae_jax.models.posteriors import NormalPosterior
+from iwae_jax.protocol import Params, check_members, datum_keys, flatten_batch
+from iwae_jax.typing import Array, ArrayLike, Float, Key, Latents, Observations, PyTree
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class ModelConfig:
       latent_sizes: the size of each stochastic layer, from the one next to x upwards.
       hidden_sizes: for each stochastic layer, the widths of the hidden layers between it and the
         layer below, on the way up and (reversed) on the way down.
-      activation: of the hidden layers; a name in `iwae_jax.networks.ACTIVATIONS`.
+      activation: of the hidden layers; a name in `iwae_jax.models.networks.ACTIVATIONS`.
       likelihood: ``"bernoulli"`` for x in [0, 1], ``"normal"`` for real x.
       likelihood_scale: for a normal likelihood, its fixed scale (standard deviation); None
         learns one for each pixel as a function of z.

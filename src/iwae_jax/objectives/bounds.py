@@ -25,8 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.logspace import jackknife, log_mean_exp, log_mean_power
-from iwae_jax.typing import Array, Float, Int, check_positive_int
+from iwae_jax.checks import check_positive_int
+from iwae_jax.objectives.logspace import jackknife, log_mean_exp, log_mean_power
+from iwae_jax.typing import Array, Float, Int
 
 Objective = Callable[..., Array]
 """A function from ``log_w``, [k, *batch], to the objective, [*batch]; nats."""
@@ -326,7 +327,7 @@ class Jackknife:
     The sum over j = 0 .. order of (-1)^j (k-j)^order / ((order-j)! j!) L_{k-j}, with L_s the mean of
     the IWAE over all subsets of s of the k samples. Neither a lower nor an upper bound of log p(x);
     its variance grows with the order. It takes O(k order^2) operations, and is accurate to
-    rounding at any order (see `iwae_jax.logspace.jackknife`). NaN where no more than ``order`` of the
+    rounding at any order (see `objectives.logspace.jackknife`). NaN where no more than ``order`` of the
     weights are above zero: the log of an empty subset's weight is not finite.
 
     Attributes:

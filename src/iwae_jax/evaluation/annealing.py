@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from iwae_jax.logspace import log_mean_exp
+from iwae_jax.checks import check_key, check_positive_int
+from iwae_jax.objectives.logspace import log_mean_exp
 from iwae_jax.protocol import Params, aside, check_members, datum_keys, flatten_batch
-from iwae_jax.typing import Array, Float, Key, Observations, check_key, check_positive_int
+from iwae_jax.typing import Array, Float, Key, Observations
 
 Start = Literal["posterior", "prior"]
 """Where the path begins: q(z | x) or p(z)."""

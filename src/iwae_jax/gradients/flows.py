@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 from jax.tree_util import Partial
 
-from iwae_jax.coefficients import Coefficients
-from iwae_jax.distributions import normal_log_prob
+from iwae_jax.gradients.coefficients import Coefficients
 from iwae_jax.importance import sampled_log_weights
+from iwae_jax.models.distributions import normal_log_prob
 from iwae_jax.objectives import IWAE
 from iwae_jax.protocol import Params
 from iwae_jax.typing import Array, Float, Key, PyTree

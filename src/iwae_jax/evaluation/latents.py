@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.distributions import normal_log_prob
-from iwae_jax.models import ModelConfig, encode
-from iwae_jax.networks import NORMAL
+from iwae_jax.checks import check_positive_int
+from iwae_jax.models.config import ModelConfig, encode
+from iwae_jax.models.distributions import normal_log_prob
+from iwae_jax.models.networks import NORMAL
 from iwae_jax.protocol import Params, aside, check_members, flatten_batch
-from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree, check_positive_int
+from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 CHOICE = 4
 """The number, aside from those of samples, of the key that chooses among them."""

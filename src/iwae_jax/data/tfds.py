@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from iwae_jax import data_files
+from iwae_jax.data import files
 
 CONNECT_SECONDS = 3.0
 """How long to wait for a server before saying that there is no network."""
@@ -137,7 +137,7 @@ def _decode(png: bytes, name: str) -> np.ndarray:
     from PIL import Image
 
     if name == "omniglot":
-        return data_files.shrink(png, "a record of omniglot")
+        return files.shrink(png, "a record of omniglot")
     with Image.open(io.BytesIO(png)) as image:
         return np.asarray(image.convert("L"), np.uint8).reshape(-1)
 
@@ -148,7 +148,7 @@ def _load_cache(file: Path) -> dict[str, np.ndarray]:
             splits = {name: content[name] for name in content.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"Expected {file} to be whole; remove it: {error}.") from error
-    pixels = data_files.SIDE**2
+    pixels = files.SIDE**2
     for name, images in splits.items():
         if name.endswith("_labels"):
             count = len(splits.get(name.removesuffix("_labels"), ()))
@@ -198,7 +198,7 @@ def builders() -> dict[str, Any]:
             }
 
         def _generate_examples(self, images, labels):  # type: ignore[override]
-            rows = data_files.read_idx(Path(images))
+            rows = files.read_idx(Path(images))
             classes = np.frombuffer(gzip.decompress(Path(labels).read_bytes()), np.uint8, offset=8)
             for index, (row, label) in enumerate(zip(rows, classes, strict=True)):
                 yield index, {"image": _png(row), "label": int(label)}
@@ -210,7 +210,7 @@ def builders() -> dict[str, Any]:
         url_infos = binarized_mnist.Builder.url_infos
 
         def _generate_examples(self, data_path):
-            for index, row in enumerate(data_files.read_amat(Path(data_path))):
+            for index, row in enumerate(files.read_amat(Path(data_path))):
                 yield index, {"image": _png(row)}
 
     class Omniglot(omniglot.Omniglot, skip_registration=True):
@@ -254,7 +254,7 @@ def _png(row: np.ndarray) -> io.BytesIO:
     from PIL import Image
 
     stream = io.BytesIO()
-    Image.fromarray(row.reshape(data_files.SIDE, data_files.SIDE)).save(stream, "PNG")
+    Image.fromarray(row.reshape(files.SIDE, files.SIDE)).save(stream, "PNG")
     stream.seek(0)
     return stream
 

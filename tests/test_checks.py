@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from iwae_jax import typing
+from iwae_jax import checks
 
 PARAMS = iwae_jax.init(
     jax.random.key(0),
@@ -106,7 +106,7 @@ def test_k_is_counted_in_int32():
 
 
 def test_k_may_be_a_numpy_int():
-    assert typing.check_positive_int("k", np.int64(3)) == 3
+    assert checks.check_positive_int("k", np.int64(3)) == 3
 
 
 @pytest.mark.parametrize(

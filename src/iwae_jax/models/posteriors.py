@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.distributions import normal_log_prob, standard_normal_log_prob
-from iwae_jax.networks import NORMAL, Block, emit
+from iwae_jax.models.distributions import normal_log_prob, standard_normal_log_prob
+from iwae_jax.models.networks import NORMAL, Block, emit
 from iwae_jax.typing import Array, Float, Key, Latents, PyTree
 
 

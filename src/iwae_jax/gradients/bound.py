@@ -24,8 +24,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.coefficients import coefficients, resample
-from iwae_jax.flows import check_reparameterised, dream, flow
+from iwae_jax.checks import check_positive_int
+from iwae_jax.gradients.coefficients import coefficients, resample
+from iwae_jax.gradients.flows import check_reparameterised, dream, flow
 from iwae_jax.importance import (
     counted_log_weights,
     over_counted,
@@ -34,7 +35,7 @@ from iwae_jax.importance import (
 )
 from iwae_jax.objectives import IWAE, Objective, named
 from iwae_jax.protocol import Params, aside, flatten_batch
-from iwae_jax.typing import Array, Float, Key, Observations, check_positive_int
+from iwae_jax.typing import Array, Float, Key, Observations
 
 GRADIENTS = (
     "reparam", "stl", "dreg", "gdreg", "rws", "rws_dreg", "wake_sleep", "vimco", "score",

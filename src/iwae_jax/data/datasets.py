@@ -7,12 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax import data_files
-from iwae_jax.typing import Array, ArrayLike, Float, Key, check_key
+from iwae_jax.data import files
 
 Name = Literal["mnist", "omniglot", "binarized_mnist", "digits"]
 Source = Literal["auto", "files", "tfds", "embedded"]
@@ -135,25 +132,25 @@ def _from_files(name: str, data_dir: str | Path | None) -> Dataset:
     if not folder.is_dir():
         raise ValueError(f"Expected {DATA_DIR_VARIABLE} to name a folder, got {str(folder)!r}.")
     origin = f"files in {folder}"
-    if name == "mnist" and (splits := data_files.find_mnist(folder)):
+    if name == "mnist" and (splits := files.find_mnist(folder)):
         return _mnist(splits, "files", origin)
-    if name == "binarized_mnist" and (splits := data_files.find_binarized_mnist(folder)):
+    if name == "binarized_mnist" and (splits := files.find_binarized_mnist(folder)):
         return _binarized_mnist(splits, "files", origin)
     if name == "omniglot":
-        if splits := data_files.find_omniglot_mat(folder):
+        if splits := files.find_omniglot_mat(folder):
             return _omniglot_mat(splits, origin + ", chardata.mat")
-        images = data_files.find_omniglot_zips(folder)
+        images = files.find_omniglot_zips(folder)
         if images is not None:
             return _omniglot(images, "files", origin + ", zips resized to 28x28")
     raise NotFoundError(f"{folder} holds no file of {name}.")
 
 
 def _from_tfds(name: str, data_dir: str | Path | None) -> Dataset:
-    from iwae_jax import data_tfds
+    from iwae_jax.data import tfds
 
     try:
-        splits = data_tfds.read(name, data_dir)
-    except data_tfds.UnavailableError as error:
+        splits = tfds.read(name, data_dir)
+    except tfds.UnavailableError as error:
         raise NotFoundError(str(error)) from error
     origin = "tensorflow-datasets"
     if name == "mnist":
@@ -185,12 +182,12 @@ def _mnist(splits: dict[str, np.ndarray], source: str, origin: str) -> Dataset:
     if "train_labels" in splits and "test_labels" in splits:
         parts = _hold_out(splits["train_labels"], held_out)
         labels = {"train": parts[0], "validation": parts[1], "test": splits["test_labels"]}
-    shape = (data_files.SIDE, data_files.SIDE)
+    shape = (files.SIDE, files.SIDE)
     return Dataset("mnist", source, origin, train, validation, splits["test"], shape, 255, labels)
 
 
 def _binarized_mnist(splits: dict[str, np.ndarray], source: str, origin: str) -> Dataset:
-    shape = (data_files.SIDE, data_files.SIDE)
+    shape = (files.SIDE, files.SIDE)
     images = (splits["train"], splits["valid"], splits["test"])
     return Dataset("binarized_mnist", source, origin, *images, shape, 1)
 
@@ -198,7 +195,7 @@ def _binarized_mnist(splits: dict[str, np.ndarray], source: str, origin: str) ->
 def _omniglot_mat(splits: dict[str, np.ndarray], origin: str) -> Dataset:
     images = np.random.default_rng(0).permutation(splits["train"])
     train, validation = _hold_out(images, round(len(images) * _OMNIGLOT_HELD_OUT))
-    shape = (data_files.SIDE, data_files.SIDE)
+    shape = (files.SIDE, files.SIDE)
     return Dataset("omniglot", "files", origin, train, validation, splits["test"], shape, 1)
 
 
@@ -207,50 +204,9 @@ def _omniglot(images: np.ndarray, source: str, origin: str) -> Dataset:
     images = np.random.default_rng(0).permutation(images)
     rest, test = _hold_out(images, round(len(images) * _OMNIGLOT_TEST))
     train, validation = _hold_out(rest, round(len(rest) * _OMNIGLOT_HELD_OUT))
-    shape = (data_files.SIDE, data_files.SIDE)
+    shape = (files.SIDE, files.SIDE)
     return Dataset("omniglot", source, origin, train, validation, test, shape, 255)
 
 
 def _hold_out(images: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     return images[: len(images) - count], images[len(images) - count :]
-
-
-def binarize(
-    images: ArrayLike, key: Key[Array, ""], maximum: float | None = None
-) -> Float[Array, "n *data"]:
-    """Draw each pixel as one with probability image / maximum.
-
-    The key of datum n is ``fold_in(key, n)``: the draw of a datum does not depend on the others.
-
-    Args:
-      images: intensities in [0, maximum].
-      key: a typed JAX key.
-      maximum: the intensity that means a probability of one; by default 255 for uint8, else 1.
-
-    Returns:
-      Zeros and ones, float.
-
-    Example:
-      >>> import jax, jax.numpy as jnp
-      >>> from iwae_jax import data
-      >>> print(data.binarize(jnp.array([[0, 255]], jnp.uint8), jax.random.key(0)))
-      [[0. 1.]]
-    """
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(check_key(key), jnp.arange(len(images)))
-    return draw_pixels(images, keys, default_maximum(images) if maximum is None else maximum)
-
-
-def default_maximum(images: ArrayLike) -> float:
-    """The intensity that means one, where nothing else is said: 255 for uint8, else 1."""
-    return 255.0 if images.dtype == np.uint8 else 1.0
-
-
-def draw_pixels(
-    images: ArrayLike, keys: Key[Array, " n"], maximum: float
-) -> Float[Array, "n *data"]:
-    """`binarize` with a key for each datum; NaN where an intensity is not in [0, maximum]."""
-    images = jnp.asarray(images)
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
-    probability = images.astype(uniform.dtype) / maximum
-    ones = (uniform < probability).astype(uniform.dtype)
-    return jnp.where((probability >= 0) & (probability <= 1), ones, jnp.nan)

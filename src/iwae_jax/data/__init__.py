@@ -1,0 +1,27 @@
+"""Data sets and their binarization."""
+
+from iwae_jax.data.binarization import binarize, default_maximum, draw_pixels
+from iwae_jax.data.datasets import (
+    DATA_DIR_VARIABLE,
+    NAMES,
+    SOURCES,
+    Dataset,
+    Name,
+    NotFoundError,
+    Source,
+    load,
+)
+
+__all__ = [
+    "DATA_DIR_VARIABLE",
+    "NAMES",
+    "SOURCES",
+    "Dataset",
+    "Name",
+    "NotFoundError",
+    "Source",
+    "binarize",
+    "default_maximum",
+    "draw_pixels",
+    "load",
+]

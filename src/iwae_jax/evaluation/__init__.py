@@ -1,0 +1,22 @@
+"""The likelihood of a model, how far to trust it, and what the latents hold."""
+
+from iwae_jax.evaluation import annealing, latents
+from iwae_jax.evaluation.diagnosis import (
+    PARETO_K_LIMIT,
+    Diagnosis,
+    Likelihood,
+    diagnose,
+    summarise,
+)
+from iwae_jax.evaluation.likelihood import log_likelihood
+
+__all__ = [
+    "PARETO_K_LIMIT",
+    "Diagnosis",
+    "Likelihood",
+    "annealing",
+    "diagnose",
+    "latents",
+    "log_likelihood",
+    "summarise",
+]

@@ -1,0 +1,99 @@
+"""The likelihood that is reported of a model."""
+
+from functools import partial
+
+import jax
+import jax.core
+import jax.numpy as jnp
+
+from iwae_jax.checks import check_positive_int
+from iwae_jax.importance import datum_log_weights, quasi_random
+from iwae_jax.noise import Noise
+from iwae_jax.protocol import Params, flatten_batch
+from iwae_jax.typing import Array, Float, Key, Observations
+
+
+def log_likelihood(
+    params: Params,
+    x: Observations,
+    key: Key[Array, "*batch"],
+    k: int = 5000,
+    *,
+    chunk_size: int = 250,
+    batch_size: int = 20,
+    noise: Noise = "independent",
+) -> Float[Array, "*batch"]:
+    """Estimate log p(x) of each datum from k importance samples.
+
+    This is the bound L_k, a lower bound of log p(x) in expectation: ``bound(params, x, key, k)``
+    up to rounding, streamed over samples and data. Beside a copy of x, peak memory grows with
+    neither k nor the number of data (but for k Sobol points, with ``noise="sobol"``), and the result does
+    not depend on how the work is cut.
+
+    Args:
+      params: parameters that carry their model.
+      x: observations, [*batch, *data].
+      key: a typed JAX key, or one for each datum (see `datum_keys`).
+      k: the number of importance samples.
+      chunk_size: samples of a datum computed at a time.
+      batch_size: data computed at a time.
+      noise: what the samples are drawn from, as for `log_weights`.
+
+    Returns:
+      Estimates of log p(x), nats. Minus their mean over a whole split is the NLL.
+
+    Raises:
+      ValueError: on input that `iwae_jax.log_weights` refuses.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, iwae_jax
+      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
+      >>> iwae_jax.log_likelihood(params, jnp.zeros((3, 784)), jax.random.key(1), k=100).shape
+      (3,)
+
+    Reference:
+      Burda et al., Importance Weighted Autoencoders (2016), sec. 5 (L_5000).
+    """
+    k = check_positive_int("k", k)
+    chunk_size = min(k, check_positive_int("chunk_size", chunk_size))
+    batch_size = check_positive_int("batch_size", batch_size)
+    data, keys, batch_shape = flatten_batch(params, x, key)
+    points = quasi_random(params, k, noise)
+    shards = _shard_count(data)
+    values = _log_likelihood(params, data, keys, points, k, chunk_size, batch_size, shards, noise)
+    return values.reshape(batch_shape)
+
+
+def _shard_count(data: Array) -> int:
+    """The number of pieces into which the first axis is cut over devices, as far as is known."""
+    sharding = jax.typeof(data).sharding if isinstance(data, jax.core.Tracer) else data.sharding
+    return len(data) // sharding.shard_shape(data.shape)[0] if len(data) else 1
+
+
+@partial(jax.jit, static_argnames=("k", "chunk_size", "batch_size", "shards", "noise"))
+def _log_likelihood(params, data, keys, points, k, chunk_size, batch_size, shards, noise):
+    starts = jnp.arange(0, k, chunk_size)
+
+    def one(datum):
+        x, key = datum
+
+        def add_chunk(sums, start):
+            peak, total = sums
+            samples = start + jnp.arange(chunk_size)
+            log_w = datum_log_weights(params, x, key, samples, noise=noise, points=points)
+            log_w = jnp.where(samples < k, log_w, -jnp.inf)
+            new_peak = jnp.maximum(peak, jnp.max(log_w))
+            # The sum is kept relative to the largest weight so far; while all are zero, to 1.
+            shift = jnp.where(jnp.isfinite(new_peak), new_peak, 0.0)
+            total = total * jnp.exp(peak - shift) + jnp.sum(jnp.exp(log_w - shift))
+            return (new_peak, total), None
+
+        zero = jnp.zeros_like(x.reshape(-1)[0])  # on x's devices, as the sums will be
+        (peak, total), _ = jax.lax.scan(add_chunk, (zero - jnp.inf, zero), starts)
+        shift = jnp.where(jnp.isfinite(peak), peak, 0.0)
+        return jnp.log(total) + shift - jnp.log(float(k))
+
+    # Each device loops over its own data.
+    cut = jax.tree.map(lambda a: a.reshape(shards, -1, *a.shape[1:]), (data, keys))
+    loop = partial(jax.lax.map, one, batch_size=max(1, batch_size // shards))
+    return jax.vmap(loop)(cut).reshape(len(data))

@@ -1,0 +1,41 @@
+"""Multi-sample objectives: pure functions of the log importance weights."""
+
+from iwae_jax.objectives.bounds import (
+    CIWAE,
+    CUBO,
+    ELBO,
+    IWAE,
+    KINDS,
+    MIWAE,
+    NAMES,
+    OBJECTIVES,
+    PIWAE,
+    SUMO,
+    TVO,
+    Jackknife,
+    Kind,
+    Objective,
+    Renyi,
+    kind,
+    named,
+)
+
+__all__ = [
+    "CIWAE",
+    "CUBO",
+    "ELBO",
+    "IWAE",
+    "KINDS",
+    "MIWAE",
+    "NAMES",
+    "OBJECTIVES",
+    "PIWAE",
+    "SUMO",
+    "TVO",
+    "Jackknife",
+    "Kind",
+    "Objective",
+    "Renyi",
+    "kind",
+    "named",
+]

@@ -1,0 +1,23 @@
+"""The train state, the step, the pass over the data, the paper's schedule, checkpoints."""
+
+from iwae_jax.training import checkpoints
+from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
+from iwae_jax.training.step import (
+    BINARIZATIONS,
+    TrainState,
+    pixel_key,
+    train_epoch,
+    train_step,
+)
+
+__all__ = [
+    "BINARIZATIONS",
+    "TrainState",
+    "checkpoints",
+    "pixel_key",
+    "stage_passes",
+    "stage_rates",
+    "stage_schedule",
+    "train_epoch",
+    "train_step",
+]

@@ -1,0 +1,67 @@
+"""The paper's schedule of learning rates."""
+
+import optax
+
+from iwae_jax.checks import check_positive_int
+
+
+def stage_rates(
+    count: int = 8, *, first: float = 1e-3, last: float = 1e-4, total: int = 8
+) -> tuple[float, ...]:
+    """The learning rates of the first ``count`` of ``total`` stages.
+
+    Geometric from ``first`` to ``last``, rounded to two digits as in the authors' code.
+
+    Example:
+      >>> from iwae_jax import training
+      >>> training.stage_rates()
+      (0.001, 0.00072, 0.00052, 0.00037, 0.00027, 0.00019, 0.00014, 0.0001)
+
+    Reference:
+      Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
+    """
+    if not 1 <= count <= total:
+        raise ValueError(f"Expected 1 to {total} stages, got {count}.")
+    ratio = last / first
+    return tuple(
+        float(f"{first * ratio ** (i / (total - 1)):.1e}") if total > 1 else first
+        for i in range(count)
+    )
+
+
+def stage_passes(stages: int, *, base: int = 3) -> int:
+    """The passes over the data in the first ``stages`` stages: the sum of ``base**i``.
+
+    Example:
+      >>> from iwae_jax import training
+      >>> training.stage_passes(8)
+      3280
+    """
+    return sum(base**i for i in range(stages))
+
+
+def stage_schedule(
+    steps_per_pass: int, rates: tuple[float, ...], *, base: int = 3
+) -> optax.Schedule:
+    """The paper's schedule: stage i lasts ``base**i`` passes at ``rates[i]``.
+
+    Args:
+      steps_per_pass: optimizer steps in one pass over the data.
+      rates: the learning rate of each stage, see `stage_rates`; the last one stays on.
+      base: the growth of the stages' lengths.
+
+    Returns:
+      An optax schedule: from the step to the learning rate.
+
+    Example:
+      >>> from iwae_jax import training
+      >>> schedule = training.stage_schedule(2980, training.stage_rates())
+      >>> float(schedule(2979)), float(schedule(2980))
+      (0.0010000000474974513, 0.0007200000109151006)
+
+    Reference:
+      Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
+    """
+    check_positive_int("steps_per_pass", steps_per_pass)
+    ends = [steps_per_pass * stage_passes(i + 1, base=base) for i in range(len(rates) - 1)]
+    return optax.join_schedules([optax.constant_schedule(rate) for rate in rates], ends)
