@@ -52,70 +52,77 @@ class LinearGaussian:
     def noise_size(self):
         return self.layers * self.size
 
-    def sample_posterior(self, recognition, x, key):
+    def sample_posterior(self, params, x, key):
         keys = jax.random.split(key, self.layers)
         noise = [jax.random.normal(layer_key, (self.size,)) for layer_key in keys]
-        return self.sample_posterior_from(recognition, x, jnp.concatenate(noise))
+        return self.sample_posterior_from(params, x, jnp.concatenate(noise))
 
-    def sample_posterior_from(self, recognition, x, noise):
+    def sample_posterior_from(self, params, x, noise):
         z, below, log_q = [], x, jnp.zeros(())
-        for layer_noise, p in zip(jnp.split(noise, self.layers), recognition, strict=True):
+        for layer_noise, p in zip(jnp.split(noise, self.layers), params.recognition, strict=True):
             mean, scale = p["weight"] * below + p["bias"], jnp.exp(p["log_scale"])
             below = mean + scale * layer_noise
             log_q += _log_normal(below, mean, scale)
             z.append(below)
         return tuple(z), log_q
 
-    def sample_prior(self, generative, key):
+    def sample_prior(self, params, key):
         keys = jax.random.split(key, self.layers)
         z = [jax.random.normal(keys[0], (self.size,))]
-        for layer_key, p in zip(keys[1:], reversed(generative[1:]), strict=True):
+        for layer_key, p in zip(keys[1:], reversed(params.generative[1:]), strict=True):
             noise = jax.random.normal(layer_key, (self.size,))
             z.insert(0, p["weight"] * z[0] + jnp.exp(p["log_scale"]) * noise)
         return tuple(z)
 
-    def sample_x(self, generative, z, key):
-        p = generative[0]
+    def sample_x(self, params, z, key):
+        p = params.generative[0]
         noise = jax.random.normal(key, (self.size,))
         return p["weight"] * z[0] + jnp.exp(p["log_scale"]) * noise
 
-    def log_posterior(self, recognition, x, z):
+    def log_posterior(self, params, x, z):
         log_q = jnp.zeros(())
-        for below, latent, p in zip((x, *z[:-1]), z, recognition, strict=True):
+        for below, latent, p in zip((x, *z[:-1]), z, params.recognition, strict=True):
             mean = p["weight"] * below + p["bias"]
             log_q += _log_normal(latent, mean, jnp.exp(p["log_scale"]))
         return log_q
 
-    def log_joint(self, generative, x, z):
+    def log_joint(self, params, x, z):
         log_p = _log_normal(z[-1], jnp.zeros(self.size), jnp.ones(self.size))
-        for below, latent, p in zip((x, *z[:-1]), z, generative, strict=True):
+        for below, latent, p in zip((x, *z[:-1]), z, params.generative, strict=True):
             log_p += _log_normal(below, p["weight"] * latent, jnp.exp(p["log_scale"]))
         return log_p
 
-    def prior_moments(self, generative, z):
+    def prior_moments(self, params, z):
         below = [
             (p["weight"] * above, jnp.exp(p["log_scale"]))
-            for p, above in zip(generative[1:], z[1:], strict=True)
+            for p, above in zip(params.generative[1:], z[1:], strict=True)
         ]
         return (*below, (jnp.zeros(self.size), jnp.ones(self.size)))
 
-    def log_conditional(self, generative, x, z):
-        p = generative[0]
+    def log_conditional(self, params, x, z):
+        p = params.generative[0]
         return _log_normal(x, p["weight"] * z[0], jnp.exp(p["log_scale"]))
 
-    def analytic_kl(self, generative, recognition, x):
+    def analytic_kl(self, params, x):
         assert self.layers == 1
-        (p,) = recognition
+        (p,) = params.recognition
         mean, log_scale = p["weight"] * x + p["bias"], p["log_scale"]
         return 0.5 * jnp.sum(mean**2 + jnp.exp(2 * log_scale) - 1 - 2 * log_scale)
 
-    def encode(self, recognition, x, key):
+    def posterior_moments(self, params, x, z):
+        belows = (x, *z[:-1])
+        return tuple(
+            (p["weight"] * below + p["bias"], jnp.exp(p["log_scale"]))
+            for below, p in zip(belows, params.recognition, strict=True)
+        )
+
+    def encode(self, params, x, key):
+        if key is not None:
+            return self.posterior_moments(params, x, self.sample_posterior(params, x, key)[0])
         moments, below = [], x
-        z = None if key is None else self.sample_posterior(recognition, x, key)[0]
-        for layer, p in enumerate(recognition):
-            mean = p["weight"] * below + p["bias"]
-            moments.append((mean, jnp.exp(p["log_scale"])))
-            below = mean if z is None else z[layer]
+        for p in params.recognition:
+            below = p["weight"] * below + p["bias"]
+            moments.append((below, jnp.exp(p["log_scale"])))
         return tuple(moments)
 
     # What is known exactly, in float64.
@@ -176,13 +183,14 @@ class LearntPrior(LinearGaussian):
         prior = {"mean": jnp.full(self.size, 0.3), "log_scale": jnp.full(self.size, -0.1)}
         return (likelihood, prior), recognition
 
-    def prior_moments(self, generative, z):
+    def prior_moments(self, params, z):
         del z
-        return ((generative[1]["mean"], jnp.exp(generative[1]["log_scale"])),)
+        prior = params.generative[1]
+        return ((prior["mean"], jnp.exp(prior["log_scale"])),)
 
-    def log_joint(self, generative, x, z):
-        ((mean, scale),) = self.prior_moments(generative, z)
-        return _log_normal(z[0], mean, scale) + self.log_conditional(generative, x, z)
+    def log_joint(self, params, x, z):
+        ((mean, scale),) = self.prior_moments(params, z)
+        return _log_normal(z[0], mean, scale) + self.log_conditional(params, x, z)
 
 
 @dataclass(frozen=True)
@@ -220,24 +228,25 @@ class Discrete:
         """log q(z | x) of every z."""
         return jax.nn.log_softmax(recognition["weight"] @ x + recognition["bias"])
 
-    def sample_posterior(self, recognition, x, key):
-        table = self.table(recognition, x)
+    def sample_posterior(self, params, x, key):
+        table = self.table(params.recognition, x)
         z = jax.random.categorical(key, table)
         return z, table[z]
 
-    def log_posterior(self, recognition, x, z):
-        return self.table(recognition, x)[z]
+    def log_posterior(self, params, x, z):
+        return self.table(params.recognition, x)[z]
 
-    def log_joint(self, generative, x, z):
+    def log_joint(self, params, x, z):
+        generative = params.generative
         logits = generative["logits"][z]
         pixels = x * jax.nn.log_sigmoid(logits) + (1 - x) * jax.nn.log_sigmoid(-logits)
         return jax.nn.log_softmax(generative["prior"])[z] + jnp.sum(pixels)
 
-    def sample_prior(self, generative, key):
-        return jax.random.categorical(key, generative["prior"])
+    def sample_prior(self, params, key):
+        return jax.random.categorical(key, params.generative["prior"])
 
-    def sample_x(self, generative, z, key):
-        ones = jax.random.bernoulli(key, jax.nn.sigmoid(generative["logits"][z]))
+    def sample_x(self, params, z, key):
+        ones = jax.random.bernoulli(key, jax.nn.sigmoid(params.generative["logits"][z]))
         return ones.astype(jnp.result_type(float))
 
     # What is known exactly.
@@ -245,7 +254,7 @@ class Discrete:
     def all_log_w(self, params: Params, x):
         """The log-weight and log q of every value of z."""
         z = jnp.arange(self.values)
-        log_p = jax.vmap(self.log_joint, (None, None, 0))(params.generative, x, z)
+        log_p = jax.vmap(self.log_joint, (None, None, 0))(params, x, z)
         log_q = self.table(params.recognition, x)
         return log_p - log_q, log_q
 
@@ -288,14 +297,14 @@ class Tally:
         del key
         return jnp.ones(()), ()
 
-    def sample_posterior(self, recognition, x, key):
-        del recognition, x, key
+    def sample_posterior(self, params, x, key):
+        del params, x, key
         return (), jnp.zeros(())
 
-    def log_posterior(self, recognition, x, z):
-        del recognition, x, z
+    def log_posterior(self, params, x, z):
+        del params, x, z
         return jnp.zeros(())
 
-    def log_joint(self, generative, x, z):
+    def log_joint(self, params, x, z):
         del z
-        return generative * jnp.sum(x)
+        return params.generative * jnp.sum(x)

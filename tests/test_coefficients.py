@@ -3,12 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iwae_jax.gradients.coefficients import (
-    Coefficients,
-    gradient_coefficients,
-    hessian_coefficients,
-    resample,
-)
+from iwae_jax import objectives
+from iwae_jax.gradients import Coefficients
+from iwae_jax.gradients.resampling import resample
 from iwae_jax.objectives import CUBO, ELBO, IWAE, PIWAE, TVO, Jackknife, Renyi
 from tests.test_estimators import SMOOTH
 from tests.test_importance import KEY
@@ -28,7 +25,7 @@ class Squared(IWAE):
 )
 def test_the_diagonal_of_the_hessian(objective):
     log_w = 2 * jax.random.normal(KEY, (6, 3))
-    got = hessian_coefficients(objective, log_w)
+    got = objectives.named(objective).hessian_diagonal(log_w)
     for n in range(3):
         hessian = jax.hessian(lambda l, n=n: objective(l[:, None])[0])(log_w[:, n])  # noqa: E741
         np.testing.assert_allclose(got[:, n], np.diag(hessian), atol=2e-5)
@@ -36,15 +33,15 @@ def test_the_diagonal_of_the_hessian(objective):
 
 def test_coefficients_of_the_two_ends():
     log_w = jax.random.normal(KEY, (4, 2))
-    np.testing.assert_allclose(gradient_coefficients(ELBO(), log_w), 0.25, rtol=1e-6)
+    np.testing.assert_allclose(ELBO().gradient(log_w), 0.25, rtol=1e-6)
     softmax = jax.nn.softmax(log_w, axis=0)
-    np.testing.assert_allclose(gradient_coefficients(IWAE(), log_w), softmax, rtol=1e-5)
+    np.testing.assert_allclose(IWAE().gradient(log_w), softmax, rtol=1e-5)
 
 
 def test_resampled_sums_have_the_mean_of_whole_sums():
-    """Over the offset, which is all that is random: theta's, phi's and h's, of either sign."""
-    theta = jnp.array([0.5, -0.2, 0.0, 0.1, 1e-30])
-    weighed = Coefficients(theta, jnp.array([0.1, 0.3, 0.2, 0.0, 0.0]), -theta)
+    """Over the offset, which is all that is random: of each route, of either sign."""
+    p = jnp.array([0.5, -0.2, 0.0, 0.1, 1e-30])
+    weighed = Coefficients(p, jnp.array([0.1, 0.3, 0.2, 0.0, 0.0]), more=-p)
     values = jnp.array([1.0, -2.0, 3.0, 5.0, 1.0])
 
     def sums(offset):
@@ -54,17 +51,17 @@ def test_resampled_sums_have_the_mean_of_whole_sums():
 
     offsets = (jnp.arange(2000.0) + 0.5) / 2000
     got = jax.vmap(sums)(offsets).mean(axis=0)
-    expected = [float(jnp.sum(a * values)) for a in weighed if a is not None]
+    expected = [float(jnp.sum(a * values)) for a in jax.tree.leaves(weighed)]
     np.testing.assert_allclose(got, expected, atol=2e-3)
 
 
 def test_resampling_never_takes_what_has_no_weight():
     size = jnp.array([[0.0], [1e-35], [0.0], [3e-35], [0.0]])
-    weighed = Coefficients(size, size, None)
+    weighed = Coefficients(size, size)
     for offset in (0.1, 0.5, 0.99999994):
         samples, chosen = resample(4, jnp.array([offset]), weighed)
         np.testing.assert_array_equal(samples[0], [1, 3, 3, 3])
-        np.testing.assert_allclose(chosen.theta[:, 0], 1e-35, rtol=1e-5)
+        np.testing.assert_allclose(chosen.p[:, 0], 1e-35, rtol=1e-5)
     samples, chosen = resample(2, jnp.array([0.5]), jax.tree.map(jnp.zeros_like, weighed))
-    np.testing.assert_array_equal(chosen.theta, 0.0)
+    np.testing.assert_array_equal(chosen.p, 0.0)
     assert ((samples >= 0) & (samples < 5)).all()

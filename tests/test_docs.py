@@ -36,8 +36,8 @@ def test_a_model_of_your_own():
     assert found.standard_error < 0.02
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(names["gradient"]))
     x = x.astype(np.float32)
-    z, log_q = params.model.sample_posterior(params.recognition, x, jax.random.key(0))
-    np.testing.assert_allclose(log_q, params.model.log_posterior(params.recognition, x, z))
+    z, log_q = params.model.sample_posterior(params, x, jax.random.key(0))
+    np.testing.assert_allclose(log_q, params.model.log_posterior(params, x, z))
 
 
 @pytest.mark.parametrize("name", ["README.md"])

@@ -11,8 +11,9 @@ import optax
 import pytest
 
 import iwae_jax
-from iwae_jax.gradients import GRADIENTS, Gradient, resampled
-from iwae_jax.gradients.coefficients import coefficients
+from iwae_jax import gradients
+from iwae_jax.gradients import NAMES, ByRoute, resampled
+from iwae_jax.gradients.estimator import coefficients_of
 from iwae_jax.importance import counted_log_weights
 from iwae_jax.objectives import CIWAE, CUBO, ELBO, IWAE, MIWAE, PIWAE, SUMO, TVO, Jackknife, Renyi
 from tests.oracles import Discrete, LearntPrior, LinearGaussian, Tally
@@ -231,16 +232,16 @@ def test_with_enough_draws_resampling_changes_nothing():
 
 def test_theta_and_phi_may_use_different_estimators():
     model = LinearGaussian(layers=2)
-    theta, phi = draws(model, CUBO(2.0), Gradient(theta="gdreg", phi="vimco"), count=2000)
+    theta, phi = draws(model, CUBO(2.0), ByRoute(p="gdreg", zq="vimco"), count=2000)
     np.testing.assert_allclose(
         theta, draws(model, CUBO(2.0), "gdreg", count=2000)[0], rtol=1e-3, atol=1e-3
     )
     np.testing.assert_allclose(
         phi, draws(model, CUBO(2.0), "vimco", count=2000)[1], rtol=1e-3, atol=1e-3
     )
-    theta, phi = draws(model, ELBO(), Gradient(theta="gdreg", phi="reparam"), count=2000)
+    theta, phi = draws(model, ELBO(), ByRoute(p="gdreg", zq="reparam"), count=2000)
     np.testing.assert_allclose(phi, draws(model, ELBO(), count=2000)[1], rtol=1e-3, atol=1e-3)
-    theta, phi = draws(model, CUBO(2.0), Gradient(theta="stl", phi="rws"), count=2000)
+    theta, phi = draws(model, CUBO(2.0), ByRoute(p="reparam", zq="rws"), count=2000)
     np.testing.assert_allclose(theta, draws(model, CUBO(2.0), count=2000)[0], rtol=1e-3, atol=1e-3)
     np.testing.assert_allclose(
         phi, draws(model, IWAE(), "rws", count=2000)[1], rtol=1e-3, atol=1e-3
@@ -262,12 +263,11 @@ def test_piwae_is_iwae_for_theta_and_miwae_for_phi_and_nothing_leaks(gradient):
 
 def test_piwaes_phi_has_its_gradient_where_thetas_vanishes():
     """A group of weights far below the other's counts for MIWAE, and not at all for IWAE."""
-    weighed = coefficients(
-        PIWAE(2), jnp.array([[0.0], [0.0], [-500.0], [-500.0]]),
-        phi="reparam", for_phi=MIWAE(2), curvature=False,
-    )  # fmt: skip
-    np.testing.assert_allclose(weighed.theta[:, 0], [0.5, 0.5, 0.0, 0.0], atol=1e-6)
-    np.testing.assert_allclose(weighed.phi[:, 0], [0.25, 0.25, 0.25, 0.25], atol=1e-6)
+    log_w = jnp.array([[0.0], [0.0], [-500.0], [-500.0]])
+    found = coefficients_of(gradients.named("reparam"), PIWAE(2), log_w)
+    assert found.z is not None
+    np.testing.assert_allclose(found.p[:, 0], [0.5, 0.5, 0.0, 0.0], atol=1e-6)
+    np.testing.assert_allclose(found.z[:, 0], [0.25, 0.25, 0.25, 0.25], atol=1e-6)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -290,11 +290,11 @@ def test_at_the_posterior_phis_gradient_is_zero(layers, gradient, objective):
 
 @pytest.mark.parametrize("objective", [IWAE(), HomeMade(), PIWAE(2)], ids=repr)
 @pytest.mark.parametrize(
-    "gradient", [*GRADIENTS, resampled(2), resampled(3, "vimco")], ids=str
+    "gradient", [*NAMES, resampled(2), resampled(3, "vimco")], ids=str
 )  # fmt: skip
 def test_the_value_is_the_objective_whatever_the_gradient(objective, gradient):
     if objective != IWAE() and gradient in ("rws", "rws_dreg", "wake_sleep"):
-        gradient = Gradient(phi=gradient)
+        gradient = ByRoute(p="reparam", zq=gradient)
     if isinstance(objective, PIWAE) and gradient == "score":
         return  # not defined; test_what_is_not_defined_says_so has it
     dreams = "wake_sleep" in str(gradient)  # which need a model that can be sampled
@@ -326,9 +326,8 @@ def test_dreg_of_the_iwae_is_tucker_and_others_formula():
     keys = [jax.random.fold_in(jax.random.fold_in(KEY, 0), i) for i in range(k)]
 
     def path(phi, key):
-        z, _ = model.sample_posterior(phi, POINT, key)
-        fixed = jax.lax.stop_gradient(phi)
-        return model.log_joint(params.generative, POINT, z) - model.log_posterior(fixed, POINT, z)
+        z, _ = model.sample_posterior(iwae_jax.Params((), phi, model), POINT, key)
+        return model.log_joint(params, POINT, z) - model.log_posterior(params, POINT, z)
 
     log_w = jnp.stack([path(params.recognition, key) for key in keys])
     weights = jax.nn.softmax(log_w)
@@ -357,11 +356,11 @@ def test_the_analytic_kl_of_the_network_is_the_divergence():
     z = jax.random.normal(KEY, (COUNT, *moments[0].shape[1:])) * moments[1] + moments[0]
 
     def difference(z):
-        log_q = model.log_posterior(params.recognition, x[0], (z,))
+        log_q = model.log_posterior(params, x[0], (z,))
         return log_q - jnp.sum(jax.scipy.stats.norm.logpdf(z))
 
     sampled = np.asarray(jax.vmap(difference)(z), np.float64)
-    got = model.analytic_kl(params.generative, params.recognition, x[0])
+    got = model.analytic_kl(params, x[0])
     assert scores(sampled[:, None], float(got)).max() < 4
     two = small(2).model
     with pytest.raises(ValueError, match="Expected one stochastic layer for an analytic KL"):
@@ -396,11 +395,11 @@ def test_weights_of_zero_give_no_infinite_signals():
     """Of a sample whose others weigh nothing, the baseline is zero; others' are over what is left."""
     for name in ("vimco", "score"):
         log_w = jnp.array([[0.0], [-jnp.inf], [-1.0], [-jnp.inf]])
-        weighed = coefficients(IWAE(), log_w, phi=name, for_phi=None, curvature=False)
-        assert np.isfinite(weighed.phi).all()
+        found = gradients.named(name).coefficients(IWAE(), log_w)
+        assert found.q is not None and np.isfinite(found.q).all()
     two = jnp.array([[0.0], [-jnp.inf]])
-    weighed = coefficients(IWAE(), two, phi="vimco", for_phi=None, curvature=False)
-    assert np.isfinite(weighed.phi).all()
+    found = gradients.named("vimco").coefficients(IWAE(), two)
+    assert found.q is not None and np.isfinite(found.q).all()
 
 
 def test_a_batch_of_no_data():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,22 +44,25 @@ def test_a_log_weight_against_numpy_and_scipy(layers):
     to64 = jax.tree.map(
         lambda a: np.asarray(a, np.float64), (params.generative, params.recognition)
     )
-    generative, recognition = to64
+    (parts, recognition), prior = to64, to64[0]["prior"]
+    to_x = parts["likelihood"]["params"]
     for n in range(4):
         for i in range(k):
             sample_key = jax.random.fold_in(jax.random.fold_in(KEY, n), i)
-            z, _ = params.model.sample_posterior(params.recognition, x[n].astype(float), sample_key)
+            z, _ = params.model.sample_posterior(params, x[n].astype(float), sample_key)
             z = [np.asarray(latent, np.float64) for latent in z]
             data, log_w, below = np.asarray(x[n], np.float64), 0.0, np.asarray(x[n], np.float64)
             for p, latent in zip(recognition, z, strict=True):
-                mean, log_scale = network(p, below, ("mean", "log_scale"))
+                mean, log_scale = network(p["params"], below, ("mean", "log_scale"))
                 log_w -= stats.norm.logpdf(latent, mean, np.exp(log_scale)).sum()
                 below = latent
             log_w += stats.norm.logpdf(z[-1]).sum()
             for layer in range(1, layers):
-                mean, log_scale = network(generative[layer], z[layer], ("mean", "log_scale"))
+                mean, log_scale = network(
+                    prior[layer - 1]["params"], z[layer], ("mean", "log_scale")
+                )
                 log_w += stats.norm.logpdf(z[layer - 1], mean, np.exp(log_scale)).sum()
-            (logits,) = network(generative[0], z[0], ("logits",))
+            (logits,) = network(to_x, z[0], ("logits",))
             log_w += stats.bernoulli.logpmf(data, 1 / (1 + np.exp(-logits))).sum()
             np.testing.assert_allclose(got[i, n], log_w, rtol=2e-5)
 
@@ -66,11 +71,9 @@ def test_a_log_weight_against_numpy_and_scipy(layers):
 def test_log_q_of_a_sample_is_its_log_posterior(layers):
     params = small(layers)
     x = binary().astype(float)
-    z, log_q = params.model.sample_posterior(params.recognition, x, KEY)
+    z, log_q = params.model.sample_posterior(params, x, KEY)
     assert [latent.shape for latent in z] == [(s,) for s in params.model.latent_sizes]
-    np.testing.assert_allclose(
-        log_q, params.model.log_posterior(params.recognition, x, z), rtol=1e-5
-    )
+    np.testing.assert_allclose(log_q, params.model.log_posterior(params, x, z), rtol=1e-5)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
@@ -79,15 +82,15 @@ def test_the_gradient_of_log_q_is_the_total_one(layers):
     params, x = small(layers), binary().astype(float)
     model = params.model
 
-    def shortcut(phi):
-        return model.sample_posterior(phi, x, KEY)[1]
+    def shortcut(params):
+        return model.sample_posterior(params, x, KEY)[1]
 
-    def written_out(phi):
-        return model.log_posterior(phi, x, model.sample_posterior(phi, x, KEY)[0])
+    def written_out(params):
+        return model.log_posterior(params, x, model.sample_posterior(params, x, KEY)[0])
 
     for a, b in zip(
-        jax.tree.leaves(jax.grad(shortcut)(params.recognition)),
-        jax.tree.leaves(jax.grad(written_out)(params.recognition)),
+        jax.tree.leaves(jax.grad(shortcut)(params)),
+        jax.tree.leaves(jax.grad(written_out)(params)),
         strict=True,
     ):
         np.testing.assert_allclose(a, b, atol=2e-4)
@@ -139,7 +142,7 @@ def test_with_the_exact_posterior_every_weight_is_the_evidence(layers):
 def test_the_first_encoder_runs_once_a_datum(layers):
     params, batch, k = small(layers), 3, 8
     closed = jax.make_jaxpr(lambda p, x: iwae_jax.log_weights(p, x, KEY, k))(params, binary(batch))
-    kernel = params.recognition[0]["hidden_0"]["kernel"].shape
+    kernel = params.recognition[0]["params"]["hidden_0"]["kernel"].shape
     sizes = [size for shapes, size in _products(closed.jaxpr) if kernel in shapes]
     assert sizes
     assert set(sizes) == {batch * kernel[1]}  # not k times as many
@@ -160,7 +163,7 @@ def _products(jaxpr):
 def test_small_scales_do_not_cost_digits():
     # log q from (z - mean) / scale would lose them where the scale is far under the mean.
     params = iwae_jax.init(jax.random.key(0), ModelConfig((2,), (1,), ((2,),)))
-    q = params.recognition[0]
+    q = params.recognition[0]["params"]
     q = {
         "hidden_0": q["hidden_0"],
         "mean": {"kernel": q["mean"]["kernel"], "bias": jnp.full(1, 100.0)},
@@ -168,7 +171,8 @@ def test_small_scales_do_not_cost_digits():
     }
     x = jnp.zeros(2)
     keys = jax.random.split(KEY, 2000)
-    log_q = jax.vmap(lambda key: params.model.sample_posterior((q,), x, key)[1])(keys)
+    params = dataclasses.replace(params, recognition=({"params": q},))
+    log_q = jax.vmap(lambda key: params.model.sample_posterior(params, x, key)[1])(keys)
     # E[log q] = -1/2 log(2 pi e) + 13; its standard error is sqrt(1/2) / sqrt(2000) = 0.016.
     np.testing.assert_allclose(log_q.mean(), 13 - 0.5 * np.log(2 * np.pi * np.e), atol=4 * 0.016)
 

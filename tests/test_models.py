@@ -13,33 +13,37 @@ def shapes(tree):
     return jax.tree.map(lambda a: a.shape, tree)
 
 
+def blocks(params):
+    """The weights of each network: upwards, then of the likelihood, then of the prior's layers."""
+    variables = [
+        *params.recognition, params.generative["likelihood"], *params.generative["prior"]
+    ]  # fmt: skip
+    assert all(set(v) == {"params"} for v in variables)
+    return [v["params"] for v in variables]
+
+
 def test_the_papers_one_layer_network():
     params = iwae_jax.init(KEY, ModelConfig())
 
     def dense(*sizes):
         return {"kernel": sizes, "bias": sizes[1:]}
 
-    assert shapes(params.recognition) == (
+    assert shapes(blocks(params)) == [
         {
             "hidden_0": dense(784, 200),
             "hidden_1": dense(200, 200),
             "mean": dense(200, 50),
             "log_scale": dense(200, 50),
         },
-    )
-    assert shapes(params.generative) == (
         {"hidden_0": dense(50, 200), "hidden_1": dense(200, 200), "logits": dense(200, 784)},
-    )
+    ]
 
 
 def test_the_papers_two_layer_network():
     config = ModelConfig.two_layer()
     assert (config.latent_sizes, config.hidden_sizes) == ((100, 50), ((200, 200), (100, 100)))
     params = iwae_jax.init(KEY, config)
-    widths = [
-        [block[name]["kernel"].shape for name in block]
-        for block in (*params.recognition, *params.generative)
-    ]
+    widths = [[block[name]["kernel"].shape for name in block] for block in blocks(params)]
     assert widths == [
         [(784, 200), (200, 200), (200, 100), (200, 100)],
         [(100, 100), (100, 100), (100, 50), (100, 50)],
@@ -50,14 +54,15 @@ def test_the_papers_two_layer_network():
 
 def test_hidden_layers_are_mirrored_on_the_way_down():
     params = small(2)
-    assert params.recognition[0]["hidden_1"]["kernel"].shape == (13, 7)
-    assert params.generative[0]["hidden_0"]["kernel"].shape == (3, 7)
-    assert params.generative[0]["logits"]["kernel"].shape == (13, 11)
+    up, _, to_x, _ = blocks(params)
+    assert up["hidden_1"]["kernel"].shape == (13, 7)
+    assert to_x["hidden_0"]["kernel"].shape == (3, 7)
+    assert to_x["logits"]["kernel"].shape == (13, 11)
 
 
 def test_initial_weights_are_glorot_uniform_and_biases_zero():
     params = iwae_jax.init(KEY, ModelConfig.two_layer())
-    for block in (*params.recognition, *params.generative):
+    for block in blocks(params):
         for layer in block.values():
             fan_in, fan_out = layer["kernel"].shape
             limit = np.sqrt(6 / (fan_in + fan_out))
@@ -72,7 +77,7 @@ def test_the_output_bias_is_the_logit_of_the_clipped_mean():
     mean = np.full(784, 0.25)
     mean[0], mean[1] = 0.0, 1.0
     params = iwae_jax.init(KEY, ModelConfig(), data_mean=mean)
-    bias = params.generative[0]["logits"]["bias"]
+    bias = blocks(params)[1]["logits"]["bias"]
     expected = [np.log(0.001 / 0.999), np.log(0.999 / 0.001), np.log(0.25 / 0.75)]
     np.testing.assert_allclose(bias[:3], expected, rtol=1e-5)
     # The wrong one, log(1 - mean), would be -0.29 here.
@@ -87,8 +92,8 @@ def test_the_output_bias_is_the_logit_of_the_clipped_mean():
 def test_a_normal_likelihood_starts_at_the_mean():
     config = ModelConfig((3,), (2,), ((4,),), likelihood="normal")
     params = iwae_jax.init(KEY, config, data_mean=np.array([-1.0, 0.0, 7.0]))
-    np.testing.assert_array_equal(params.generative[0]["mean"]["bias"], [-1, 0, 7])
-    np.testing.assert_array_equal(params.generative[0]["log_scale"]["bias"], [0, 0, 0])
+    np.testing.assert_array_equal(blocks(params)[1]["mean"]["bias"], [-1, 0, 7])
+    np.testing.assert_array_equal(blocks(params)[1]["log_scale"]["bias"], [0, 0, 0])
 
 
 @pytest.mark.parametrize("scale", [None, 0.5])
@@ -97,19 +102,17 @@ def test_a_normal_likelihood_is_normal(scale):
 
     config = ModelConfig((3,), (2,), ((4,),), likelihood="normal", likelihood_scale=scale)
     params = iwae_jax.init(KEY, config)
-    assert ("log_scale" in params.generative[0]) == (scale is None)
+    assert ("log_scale" in blocks(params)[1]) == (scale is None)
     x, z = jnp.array([0.5, -2.0, 30.0]), (jnp.array([0.3, -0.7]),)
-    mean = config.mean_x(params.generative, z)
+    mean = config.mean_x(params, z)
     if scale is None:
-        hidden = jnp.tanh(z[0] @ params.generative[0]["hidden_0"]["kernel"])
-        expected_scale = np.exp(hidden @ params.generative[0]["log_scale"]["kernel"])
+        hidden = jnp.tanh(z[0] @ blocks(params)[1]["hidden_0"]["kernel"])
+        expected_scale = np.exp(hidden @ blocks(params)[1]["log_scale"]["kernel"])
     else:
         expected_scale = np.full(3, scale)
     expected = stats.norm.logpdf(x, mean, expected_scale).sum() + stats.norm.logpdf(z[0]).sum()
-    np.testing.assert_allclose(config.log_joint(params.generative, x, z), expected, rtol=1e-5)
-    draws = jax.vmap(lambda key: config.sample_x(params.generative, z, key))(
-        jax.random.split(KEY, 20_000)
-    )
+    np.testing.assert_allclose(config.log_joint(params, x, z), expected, rtol=1e-5)
+    draws = jax.vmap(lambda key: config.sample_x(params, z, key))(jax.random.split(KEY, 20_000))
     errors = 4 * np.asarray(expected_scale) / np.sqrt(20_000)
     assert (np.abs(draws.mean(axis=0) - mean) < errors).all()
     np.testing.assert_allclose(draws.std(axis=0), expected_scale, rtol=0.03)
@@ -137,13 +140,11 @@ def test_samples_of_x_have_the_models_moments():
 
 def test_the_prior_has_the_moments_of_its_layers():
     params = small(2)
-    z = jax.vmap(lambda key: params.model.sample_prior(params.generative, key))(
-        jax.random.split(KEY, 20_000)
-    )
+    z = jax.vmap(lambda key: params.model.sample_prior(params, key))(jax.random.split(KEY, 20_000))
     top = np.asarray(z[1], np.float64)
     assert (np.abs(top.mean(axis=0)) < 4 / np.sqrt(20_000)).all()
     np.testing.assert_allclose(top.std(axis=0), 1.0, rtol=0.03)
-    mean, log_scale = jax.vmap(lambda z: params.model._decode(params.generative, 1, z))(z[1])
+    mean, log_scale = jax.vmap(lambda z: params.model.parts.prior._conditional(params, 0, z))(z[1])
     standardised = np.asarray((z[0] - mean) * jnp.exp(-log_scale), np.float64)
     assert (np.abs(standardised.mean(axis=0)) < 4.5 / np.sqrt(20_000)).all()
     np.testing.assert_allclose(standardised.std(axis=0), 1.0, rtol=0.03)
@@ -156,15 +157,14 @@ def test_encode_gives_mean_and_scale_of_each_layer(layers, key):
     moments = iwae_jax.encode(params, x, key)
     assert [mean.shape for mean, _ in moments] == [(2, 3, s) for s in SMALL[layers].latent_sizes]
     assert all((scale > 0).all() for _, scale in moments)
-    z, _ = params.model.sample_posterior(
-        params.recognition, x[0, 1].astype(float), jax.random.fold_in(KEY, 1)
-    )
+    z, _ = params.model.sample_posterior(params, x[0, 1].astype(float), jax.random.fold_in(KEY, 1))
     # The first layer is x's alone; the second is that of the draw, or of the mean.
     np.testing.assert_allclose(moments[0][0], iwae_jax.encode(params, x)[0][0], rtol=1e-6)
     if layers > 1:
         below = z[0] if key is not None else moments[0][0][0, 1]
-        block = params.model.posterior._blocks[1]
-        mean, log_scale = block.apply({"params": params.recognition[1]}, below)
+        network = params.model.parts.posterior._networks[1]
+        outputs = network.apply(params.recognition[1], below)
+        mean, log_scale = outputs["mean"], outputs["log_scale"]
         np.testing.assert_allclose(moments[1][0][0, 1], mean, atol=1e-5)
         np.testing.assert_allclose(moments[1][1][0, 1], np.exp(log_scale), rtol=1e-5)
 
@@ -172,10 +172,8 @@ def test_encode_gives_mean_and_scale_of_each_layer(layers, key):
 def test_reconstructions_are_means_of_p_x_given_a_draw_of_z():
     params, x = small(1), binary(3)
     means = iwae_jax.reconstruct(params, x, KEY)
-    z, _ = params.model.sample_posterior(
-        params.recognition, x[2].astype(float), jax.random.fold_in(KEY, 2)
-    )
-    np.testing.assert_allclose(means[2], params.model.mean_x(params.generative, z), atol=1e-6)
+    z, _ = params.model.sample_posterior(params, x[2].astype(float), jax.random.fold_in(KEY, 2))
+    np.testing.assert_allclose(means[2], params.model.mean_x(params, z), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -190,11 +188,14 @@ def test_reconstructions_are_means_of_p_x_given_a_draw_of_z():
         ({"activation": "sine"}, "Expected activation to be one of"),
         ({"activation": ["tanh"]}, "Expected activation to be one of"),
         ({"hidden_sizes": 200}, "Expected hidden_sizes to hold positive ints"),
-        ({"likelihood": "normal", "likelihood_scale": "a"}, "Expected likelihood_scale"),
-        ({"likelihood": "poisson"}, "Expected likelihood to be 'bernoulli' or 'normal'"),
+        ({"likelihood": "normal", "likelihood_scale": "a"}, "Expected scale"),
+        (
+            {"likelihood": "poisson"},
+            "Expected likelihood to be one of bernoulli, normal, got 'poisson'",
+        ),
         ({"likelihood_scale": 1.0}, "Expected likelihood_scale to be None"),
-        ({"likelihood": "normal", "likelihood_scale": 0.0}, "Expected likelihood_scale"),
-        ({"likelihood": "normal", "likelihood_scale": float("nan")}, "Expected likelihood_scale"),
+        ({"likelihood": "normal", "likelihood_scale": 0.0}, "Expected scale"),
+        ({"likelihood": "normal", "likelihood_scale": float("nan")}, "Expected scale"),
     ],
 )
 def test_a_config_that_makes_no_model(fields, message):

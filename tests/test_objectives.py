@@ -296,7 +296,7 @@ def test_values_lie_where_their_kind_says():
 
 
 def test_every_objective_has_a_name_and_says_its_kind():
-    assert list(objectives.NAMES) == [cls.__name__.lower() for cls in objectives.OBJECTIVES]
+    assert list(objectives.NAMES) == [cls.__name__.lower() for cls in objectives.NAMES.values()]
     for name, cls in objectives.NAMES.items():
         objective = objectives.named(name)
         assert objective == cls() and hash(objective) == hash(cls())

@@ -111,20 +111,20 @@ def datum_log_weights(
     first encoder, is computed once a datum. With ``analytic_kl``, what stands for log p(z) - log q(z)
     is minus their KL divergence. ``points`` are those of `quasi_random`.
     """
-    model, theta, phi = params.model, params.generative, params.recognition
-    divergence = model.analytic_kl(theta, phi, x) if analytic_kl else None
+    model = params.model
+    divergence = model.analytic_kl(params, x) if analytic_kl else None
 
     def draw(sample):
         if noise == "independent":
-            return model.sample_posterior(phi, x, jax.random.fold_in(key, sample))
+            return model.sample_posterior(params, x, jax.random.fold_in(key, sample))
         normals = normal_noise(noise, key, sample, model.noise_size, points)
-        return model.sample_posterior_from(phi, x, normals)
+        return model.sample_posterior_from(params, x, normals)
 
     def one(sample):
         z, log_q = draw(sample)
         if divergence is not None:
-            return model.log_conditional(theta, x, z) - divergence
-        log_p = model.log_joint(theta, x, z)
+            return model.log_conditional(params, x, z) - divergence
+        log_p = model.log_joint(params, x, z)
         if jnp.shape(log_p) != () or jnp.shape(log_q) != ():
             raise ValueError(
                 "Expected log_joint and sample_posterior to give scalar log-probabilities of one "

@@ -19,9 +19,14 @@ from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 @runtime_checkable
 class Model(Protocol):
-    """What a model must offer to take part: two facts and four functions, nothing to subclass.
+    """What a model must offer to take part: two facts and four functions. No base class.
 
-    A model is hashable and holds no arrays: it travels as static metadata of `Params`.
+    A model is written for one datum and one sample, is hashable, and holds no arrays: it travels as
+    static metadata of `Params`. After `init`, every function takes all parameters, a `Params`, and reads
+    ``params.generative`` or ``params.recognition`` or both.
+
+    A model whose log q(z | x) is not known at a given z sets ``has_density = False`` and needs no
+    ``log_posterior``.
 
     Attributes:
       data_shape: the shape of one datum.
@@ -39,19 +44,19 @@ class Model(Protocol):
         ...
 
     def sample_posterior(
-        self, recognition: PyTree, x: Float[Array, "*data"], key: Key[Array, ""], /
+        self, params: "Params", x: Float[Array, "*data"], key: Key[Array, ""], /
     ) -> tuple[PyTree, Float[Array, ""]]:
         """Draw z from q(z | x), reparameterised; return z and log q(z | x) in nats."""
         ...
 
     def log_posterior(
-        self, recognition: PyTree, x: Float[Array, "*data"], z: PyTree, /
+        self, params: "Params", x: Float[Array, "*data"], z: PyTree, /
     ) -> Float[Array, ""]:
         """log q(z | x) at a given z, nats."""
         ...
 
     def log_joint(
-        self, generative: PyTree, x: Float[Array, "*data"], z: PyTree, /
+        self, params: "Params", x: Float[Array, "*data"], z: PyTree, /
     ) -> Float[Array, ""]:
         """log p(x, z), nats."""
         ...
@@ -64,7 +69,7 @@ class Model(Protocol):
 )
 @dataclass(frozen=True)
 class Params:
-    """Parameters that know their model: a pytree with the model as static metadata.
+    """Parameters that carry their model: a pytree with the model as static metadata.
 
     Attributes:
       generative: theta, the parameters of p(x, z).
@@ -93,9 +98,9 @@ def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = No
     Args:
       key: a typed JAX key.
       config: a `ModelConfig`, or any model that meets the `Model` protocol.
-      data_mean: the mean of the training data, [*data]. A `ModelConfig` starts the last bias at
-        its logit, clipped to [0.001, 0.999] (Bernoulli), or at the mean itself (normal). Without
-        it that bias starts at zero.
+      data_mean: the mean of the training data, [*data]. A `ModelConfig` starts its last bias there: a
+        Bernoulli likelihood at the logit of the mean, clipped to [0.001, 0.999], a normal likelihood at
+        the mean itself. Default: that bias starts at zero.
 
     Returns:
       `Params`, which carry their model.
@@ -115,10 +120,11 @@ def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = No
     check_key(key)
     if isinstance(config, type):
         raise ValueError(f"Expected config to be a model, got the class {config.__name__}.")
-    missing = [name for name in _MEMBERS if not hasattr(config, name)]
+    members = [name for name in _MEMBERS if name != "log_posterior" or has_density(config)]
+    missing = [name for name in members if not hasattr(config, name)]
     if missing:
         raise ValueError(
-            f"Expected config to be a ModelConfig or a model with {', '.join(_MEMBERS)}; "
+            f"Expected config to be a ModelConfig or a model with {', '.join(members)}; "
             f"{type(config).__name__} lacks {', '.join(missing)}."
         )
     if data_mean is None:
@@ -142,16 +148,35 @@ def _datum_keys(key, count):
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, jnp.arange(count))
 
 
-def check_members(params: Params, *members: str) -> Params:
-    """Return ``params`` if their model offers these members of its own, beyond the protocol."""
-    _check_params(params)
-    missing = [name for name in members if not hasattr(params.model, name)]
-    if missing:
+def has_density(model: Any) -> bool:
+    """Whether the model knows log q(z | x) at a given z."""
+    return getattr(model, "has_density", True)
+
+
+def check_density(model: Any, what: str) -> None:
+    """Raise a `ValueError` that names both if ``what`` needs a density that the posterior lacks."""
+    if not has_density(model):
         raise ValueError(
-            f"Expected a model with {', '.join(members)}; {type(params.model).__name__} lacks "
+            f"Expected a posterior with a density at a given z for {what}; that of {model!r} has none."
+        )
+
+
+def check_members(model: Any, *members: str, what: str = "") -> None:
+    """Raise a `ValueError` if a model lacks members beyond the protocol that ``what`` needs."""
+    missing = [name for name in members if not hasattr(model, name)]
+    if missing:
+        use = f" for {what}" if what else ""
+        raise ValueError(
+            f"Expected a model with {', '.join(members)}{use}; {type(model).__name__} lacks "
             f"{', '.join(missing)}."
         )
-    return params
+
+
+def model_of(params: Params, *members: str) -> Any:
+    """The model that parameters carry, if they are `Params` and it has these members."""
+    _check_params(params)
+    check_members(params.model, *members)
+    return params.model
 
 
 def _check_params(params: Any) -> None:
@@ -163,7 +188,7 @@ def _check_params(params: Any) -> None:
 
 
 def aside(key: Key[Array, ""], use: int) -> Key[Array, ""]:
-    """The key of a datum for another use than its samples, which are numbered from 0 upwards."""
+    """The key of a datum for a use other than its samples, which are numbered from 0 upwards."""
     return jax.random.fold_in(key, jnp.uint32(2**32 - 1 - use))
 
 
@@ -184,3 +209,9 @@ def flatten_batch(
         cut = jax.sharding.PartitionSpec(sharding.spec[0])
         keys = jax.sharding.reshard(keys, jax.sharding.NamedSharding(sharding.mesh, cut))
     return data, keys, batch_shape
+
+
+def over_samples(function: Any, params: Params, data: Float[Array, "n *data"], z: PyTree) -> Any:
+    """``function(params, x, z)`` for every sample of every datum, [n, m, ..]."""
+    inner = jax.vmap(function, in_axes=(None, None, 0))
+    return jax.vmap(inner, in_axes=(None, 0, 0))(params, data, z)

@@ -12,7 +12,7 @@ from jax.flatten_util import ravel_pytree
 
 from iwae_jax.checks import check_key, check_positive_int
 from iwae_jax.objectives.logspace import log_mean_exp
-from iwae_jax.protocol import Params, aside, check_members, datum_keys, flatten_batch
+from iwae_jax.protocol import Params, aside, check_density, datum_keys, flatten_batch, model_of
 from iwae_jax.typing import Array, Float, Key, Observations
 
 Start = Literal["posterior", "prior"]
@@ -155,7 +155,7 @@ def bidirectional(
       Carlo (2015).
     """
     n, chains = check_positive_int("n", n), check_positive_int("chains", chains)
-    check_members(params, "sample_prior", "sample_x")
+    model_of(params, "sample_prior", "sample_x")
     numbers = _check_path(params, steps, leapfrog, start, batch_size)
     draw_key, forward_key, back_key = jax.random.split(check_key(key), 3)
     z, x = _simulate(params, datum_keys(draw_key, n))
@@ -171,7 +171,9 @@ def _check_path(
     if start not in get_args(Start):
         raise ValueError(f"Expected start to be one of {get_args(Start)}, got {start!r}.")
     if start == "prior":
-        check_members(params, "sample_prior", "log_conditional")
+        model_of(params, "sample_prior", "log_conditional")
+    else:
+        check_density(model_of(params), f"annealing from start={start!r}")
     return (
         check_positive_int("steps", steps),
         check_positive_int("leapfrog", leapfrog),
@@ -214,22 +216,22 @@ class _Path:
     def draw_tree(self, key: Array) -> Any:
         model = self.params.model
         if self.start == "prior":
-            return model.sample_prior(self.params.generative, key)
-        return model.sample_posterior(self.params.recognition, self.x, key)[0]
+            return model.sample_prior(self.params, key)
+        return model.sample_posterior(self.params, self.x, key)[0]
 
     def draw(self, key: Array) -> Array:
         return ravel_pytree(self.draw_tree(key))[0]
 
     def log_ratio(self, z: Array) -> Array:
         """log p(x, z) - log p_start(z): what a step of beta adds to the log-weight, over its size."""
-        model, theta, latents = self.params.model, self.params.generative, self.unravel(z)
+        model, latents = self.params.model, self.unravel(z)
         if self.start == "prior":
-            return model.log_conditional(theta, self.x, latents)
-        log_q = model.log_posterior(self.params.recognition, self.x, latents)
-        return model.log_joint(theta, self.x, latents) - log_q
+            return model.log_conditional(self.params, self.x, latents)
+        log_q = model.log_posterior(self.params, self.x, latents)
+        return model.log_joint(self.params, self.x, latents) - log_q
 
     def log_density(self, beta: Array, z: Array) -> Array:
-        joint = self.params.model.log_joint(self.params.generative, self.x, self.unravel(z))
+        joint = self.params.model.log_joint(self.params, self.x, self.unravel(z))
         return joint - (1.0 - beta) * self.log_ratio(z)
 
     def move(self, z: Array, key: Array, beta: Array, step_size: Array) -> tuple[Array, Array]:
@@ -326,11 +328,11 @@ def _annealed_back(params, data, z, keys, chains, start, steps, leapfrog, batch_
 
 @jax.jit
 def _simulate(params, keys):
-    model, theta = params.model, params.generative
+    model = params.model
 
     def one(key):
         z_key, x_key = jax.random.split(key)
-        z = model.sample_prior(theta, z_key)
-        return z, model.sample_x(theta, z, x_key)
+        z = model.sample_prior(params, z_key)
+        return z, model.sample_x(params, z, x_key)
 
     return jax.vmap(one)(keys)

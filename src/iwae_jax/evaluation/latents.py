@@ -8,10 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from iwae_jax.checks import check_positive_int
-from iwae_jax.models.config import ModelConfig, encode
+from iwae_jax.models import (
+    MLP,
+    LayeredNormalPosterior,
+    LayeredNormalPrior,
+    ModelConfig,
+    encode,
+)
 from iwae_jax.models.distributions import normal_log_prob
-from iwae_jax.models.networks import NORMAL
-from iwae_jax.protocol import Params, aside, check_members, flatten_batch
+from iwae_jax.protocol import Params, aside, check_density, flatten_batch, model_of
 from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 CHOICE = 4
@@ -100,7 +105,7 @@ def unit_divergences(
     over draws. A unit collapsed to its prior has none: the other definition of an inactive unit.
 
     Args:
-      params: parameters that carry a model with ``encode`` and ``prior_moments``.
+      params: parameters that carry a model with ``posterior_moments`` and ``prior_moments``.
       x: observations, [*batch, *data], at least one.
       key: a typed JAX key.
       samples: draws from q(z | x) for each datum.
@@ -122,7 +127,7 @@ def unit_divergences(
       Burda et al. (2016), sec. 5.2; Yeung et al., Tackling Over-pruning in Variational Autoencoders
       (2017).
     """
-    check_members(params, "encode", "prior_moments")
+    model_of(params, "posterior_moments", "prior_moments")
     samples = check_positive_int("samples", samples)
     data, keys, _ = flatten_batch(params, x, key)
     if not len(data):
@@ -132,12 +137,11 @@ def unit_divergences(
 
 @partial(jax.jit, static_argnames="samples")
 def _unit_divergences(params, data, keys, samples):
-    model, theta, phi = params.model, params.generative, params.recognition
+    model = params.model
 
     def one(x, key):
-        z, _ = model.sample_posterior(phi, x, key)
-        posterior = model.encode(phi, x, key)  # of the same draw
-        prior = model.prior_moments(theta, z)
+        z, _ = model.sample_posterior(params, x, key)
+        posterior, prior = model.posterior_moments(params, x, z), model.prior_moments(params, z)
         parts = [
             _log_normals(u, *q) - _log_normals(u, *p)
             for u, q, p in zip(z[:-1], posterior, prior, strict=False)
@@ -214,7 +218,7 @@ def elbo_surgery(
     Reference:
       Hoffman and Johnson, ELBO surgery (2016); Alemi et al., Fixing a Broken ELBO (2018).
     """
-    check_members(params, "log_conditional")
+    check_density(model_of(params, "log_conditional"), "ELBO surgery")
     batch_size = check_positive_int("batch_size", batch_size)
     data, keys, _ = flatten_batch(params, x, key)
     if not len(data):
@@ -224,14 +228,14 @@ def elbo_surgery(
 
 @partial(jax.jit, static_argnames="batch_size")
 def _elbo_surgery(params, data, keys, batch_size):
-    model, theta, phi = params.model, params.generative, params.recognition
+    model = params.model
 
     def one(datum):
         x, key = datum
-        z, _ = model.sample_posterior(phi, x, key)
-        log_conditional = model.log_conditional(theta, x, z)
-        log_prior = model.log_joint(theta, x, z) - log_conditional
-        return z, model.log_posterior(phi, x, z), log_conditional, log_prior
+        z, _ = model.sample_posterior(params, x, key)
+        log_conditional = model.log_conditional(params, x, z)
+        log_prior = model.log_joint(params, x, z) - log_conditional
+        return z, model.log_posterior(params, x, z), log_conditional, log_prior
 
     z, log_q, log_conditional, log_prior = jax.lax.map(one, (data, keys), batch_size=batch_size)
     count = len(data)
@@ -240,7 +244,7 @@ def _elbo_surgery(params, data, keys, batch_size):
     numbers = jnp.arange(batches * batch_size).reshape(batches, batch_size)
 
     def add(total, rows):
-        log_pairs = jax.vmap(lambda x: jax.vmap(partial(model.log_posterior, phi, x))(z))(
+        log_pairs = jax.vmap(lambda x: jax.vmap(partial(model.log_posterior, params, x))(z))(
             data[jnp.minimum(rows, count - 1)]
         )
         log_pairs = jnp.where((rows < count)[:, None], log_pairs, -jnp.inf)
@@ -297,12 +301,12 @@ def resampled_posterior(
 
 @partial(jax.jit, static_argnames=("k", "n"))
 def _resampled_posterior(params, data, keys, k, n):
-    model, theta, phi = params.model, params.generative, params.recognition
+    model = params.model
 
     def draw(x, key):
         def one(sample):
-            z, log_q = model.sample_posterior(phi, x, jax.random.fold_in(key, sample))
-            return z, model.log_joint(theta, x, z) - log_q
+            z, log_q = model.sample_posterior(params, x, jax.random.fold_in(key, sample))
+            return z, model.log_joint(params, x, z) - log_q
 
         z, log_w = jax.vmap(one)(jnp.arange(k))
         chosen = jax.random.categorical(aside(key, CHOICE), log_w)
@@ -339,9 +343,11 @@ def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
     Reference:
       Burda et al. (2016), sec. 5.2.
     """
-    model = check_members(params).model
-    if not isinstance(model, ModelConfig):
-        raise ValueError(f"Expected the model to be a ModelConfig, got {type(model).__name__}.")
+    model = model_of(params)
+    if not isinstance(model, ModelConfig) or not _is_layered_normal(model):
+        raise ValueError(
+            f"Expected the model to be a ModelConfig of layered normals and MLPs, got {model!r}."
+        )
     masks = [np.asarray(layer) for layer in keep]
     shapes = [(size,) for size in model.latent_sizes]
     if [mask.shape for mask in masks] != shapes or any(mask.dtype != bool for mask in masks):
@@ -349,34 +355,47 @@ def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
             f"Expected keep to be bool of shapes {shapes}, got "
             f"{[(mask.dtype.name, mask.shape) for mask in masks]}."
         )
-    generative, recognition = list(params.generative), list(params.recognition)
+    recognition = list(params.recognition)
+    # Networks on the way down: the likelihood's reads z[0], the prior's read z[1], z[2], ..
+    down = [params.generative["likelihood"], *params.generative["prior"]]
     for layer, mask in enumerate(masks):
         recognition[layer] = _silence_heads(recognition[layer], mask)
-        generative[layer] = _silence_inputs(generative[layer], mask)
+        down[layer] = _silence_inputs(down[layer], mask)
         if layer + 1 < len(masks):
-            generative[layer + 1] = _silence_heads(generative[layer + 1], mask)
+            down[layer + 1] = _silence_heads(down[layer + 1], mask)
             recognition[layer + 1] = _silence_inputs(recognition[layer + 1], mask)
-    return Params(tuple(generative), tuple(recognition), model)
+    generative = {"likelihood": down[0], "prior": tuple(down[1:])}
+    return Params(generative, tuple(recognition), model)
 
 
-def _silence_heads(block: PyTree, keep: np.ndarray) -> PyTree:
-    """Mean and log-scale of what is not kept become 0."""
+def _is_layered_normal(model: ModelConfig) -> bool:
+    _, prior, posterior = model.parts
+    layered = isinstance(prior, LayeredNormalPrior) and isinstance(
+        posterior, LayeredNormalPosterior
+    )
+    return layered and model.make_network is MLP
+
+
+def _silence_heads(variables: PyTree, keep: np.ndarray) -> PyTree:
+    """Mean and log-scale of the units that are not kept become 0."""
+    network = variables["params"]
     silent = {
-        head: jax.tree.map(lambda leaf: jnp.where(_last(keep, leaf), leaf, 0.0), block[head])
-        for head in NORMAL
+        head: jax.tree.map(lambda leaf: jnp.where(_last(keep, leaf), leaf, 0.0), network[head])
+        for head in ("mean", "log_scale")
     }
-    return {**block, **silent}
+    return {**variables, "params": {**network, **silent}}
 
 
 def _last(keep: np.ndarray, leaf: Array) -> np.ndarray:
     return keep.reshape((1,) * (leaf.ndim - 1) + keep.shape)
 
 
-def _silence_inputs(block: PyTree, keep: np.ndarray) -> PyTree:
-    """What is not kept reaches nothing."""
-    first = ["hidden_0"] if "hidden_0" in block else list(block)
+def _silence_inputs(variables: PyTree, keep: np.ndarray) -> PyTree:
+    """The units that are not kept reach nothing."""
+    network = variables["params"]
+    first = ["hidden_0"] if "hidden_0" in network else list(network)
     silent = {
-        name: {**block[name], "kernel": jnp.where(keep[:, None], block[name]["kernel"], 0.0)}
+        name: {**network[name], "kernel": jnp.where(keep[:, None], network[name]["kernel"], 0.0)}
         for name in first
     }
-    return {**block, **silent}
+    return {**variables, "params": {**network, **silent}}

@@ -1,5 +1,29 @@
 """Models: likelihoods, priors, posteriors and networks, and their composition."""
 
-from iwae_jax.models.config import ModelConfig, encode, reconstruct, sample
+from iwae_jax.models.config import ModelConfig, Parts
+from iwae_jax.models.likelihoods import LIKELIHOODS, Bernoulli, Likelihood, Normal
+from iwae_jax.models.networks import ACTIVATIONS, MLP, NETWORKS
+from iwae_jax.models.posteriors import POSTERIORS, LayeredNormalPosterior, Posterior
+from iwae_jax.models.priors import PRIORS, LayeredNormalPrior, Prior
+from iwae_jax.models.sampling import encode, reconstruct, sample
 
-__all__ = ["ModelConfig", "encode", "reconstruct", "sample"]
+__all__ = [
+    "ACTIVATIONS",
+    "LIKELIHOODS",
+    "MLP",
+    "NETWORKS",
+    "POSTERIORS",
+    "PRIORS",
+    "Bernoulli",
+    "LayeredNormalPosterior",
+    "LayeredNormalPrior",
+    "Likelihood",
+    "ModelConfig",
+    "Normal",
+    "Parts",
+    "Posterior",
+    "Prior",
+    "encode",
+    "reconstruct",
+    "sample",
+]

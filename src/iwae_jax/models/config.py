@@ -1,45 +1,56 @@
-"""The model of Burda et al. with L stochastic layers, and what is drawn from it."""
+"""`ModelConfig`: a model composed of a likelihood, a prior, a posterior and networks."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from iwae_jax.checks import check_data_mean, check_key, check_positive_int
-from iwae_jax.models.distributions import (
-    bernoulli_log_prob,
-    normal_log_prob,
-    standard_normal_log_prob,
-)
-from iwae_jax.models.networks import ACTIVATIONS, NORMAL, Block, emit
-from iwae_jax.models.posteriors import NormalPosterior
-from iwae_jax.protocol import Params, check_members, datum_keys, flatten_batch
-from iwae_jax.typing import Array, ArrayLike, Float, Key, Latents, Observations, PyTree
+from iwae_jax.checks import check_data_mean, check_positive_int
+from iwae_jax.models.likelihoods import LIKELIHOODS, Likelihood, Outputs
+from iwae_jax.models.networks import ACTIVATIONS, NETWORKS, Bias, Network, emit
+from iwae_jax.models.posteriors import POSTERIORS, Posterior
+from iwae_jax.models.priors import PRIORS, Prior
+from iwae_jax.typing import Array, ArrayLike, Float, Key, Latents, PyTree
+
+
+class Parts(NamedTuple):
+    """The parts of a `ModelConfig`, as objects."""
+
+    likelihood: Likelihood
+    prior: Prior
+    posterior: Posterior
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """A deep latent-variable model with L >= 1 stochastic layers, fully connected.
+    """A deep latent-variable model with L >= 1 stochastic layers.
 
-    p(x, z) = p(z[L-1]) p(z[L-2] | z[L-1]) .. p(x | z[0]) with a standard normal at the top and
-    diagonal normals below; q(z | x) runs the other way. The defaults are the paper's one-layer
-    MNIST network.
+    p(x, z) = p(z) p(x | z[0]) and q(z | x), put together from parts: a likelihood, a prior, a posterior,
+    and the network that each uses. A part is given by name or as an object. The defaults are the paper's
+    one-layer MNIST network: fully connected, with normal layers and Bernoulli pixels.
+
+    The parameters are ``params.generative["likelihood"]``, ``params.generative["prior"]`` and
+    ``params.recognition``. Networks' variables are whole Flax variable dicts.
 
     Args:
       data_shape: the shape of one datum.
-      latent_sizes: the size of each stochastic layer, from the one next to x upwards.
-      hidden_sizes: for each stochastic layer, the widths of the hidden layers between it and the
-        layer below, on the way up and (reversed) on the way down.
-      activation: of the hidden layers; a name in `iwae_jax.models.networks.ACTIVATIONS`.
-      likelihood: ``"bernoulli"`` for x in [0, 1], ``"normal"`` for real x.
-      likelihood_scale: for a normal likelihood, its fixed scale (standard deviation); None
-        learns one for each pixel as a function of z.
+      latent_sizes: the size of each stochastic layer, from the one next to x to the top.
+      hidden_sizes: for each stochastic layer, the widths of the hidden layers between it and the layer
+        below, on the way up; the way down is reversed.
+      activation: the hidden layers' activation, a name in `models.ACTIVATIONS`.
+      likelihood: a name in `models.LIKELIHOODS` (``"bernoulli"`` for x in [0, 1], ``"normal"`` for real
+        x), or a `models.Likelihood`.
+      likelihood_scale: the fixed scale (standard deviation) of the likelihood ``"normal"``; None learns
+        one for each pixel as a function of z.
+      prior: a name in `models.PRIORS`, or a `models.Prior`.
+      posterior: a name in `models.POSTERIORS`, or a `models.Posterior`.
+      network: a name in `models.NETWORKS`, or a function that makes a Flax module, as `models.MLP` does.
 
     Raises:
-      ValueError: if a field has a value that makes no model.
+      ValueError: if a field is invalid.
 
     Example:
       >>> import jax, iwae_jax
@@ -56,8 +67,11 @@ class ModelConfig:
     latent_sizes: tuple[int, ...] = (50,)
     hidden_sizes: tuple[tuple[int, ...], ...] = ((200, 200),)
     activation: str = "tanh"
-    likelihood: Literal["bernoulli", "normal"] = "bernoulli"
+    likelihood: str | Likelihood = "bernoulli"
     likelihood_scale: float | None = None
+    prior: str | Prior = "normal"
+    posterior: str | Posterior = "normal"
+    network: str | Network = "mlp"
 
     def __post_init__(self):
         # Lists, as JSON has them, become tuples, so that the config stays hashable.
@@ -74,24 +88,13 @@ class ModelConfig:
                 "Expected latent_sizes and hidden_sizes to have one entry for each stochastic "
                 f"layer, at least one, got {self.latent_sizes} and {self.hidden_sizes}."
             )
-        if self.activation not in list(ACTIVATIONS):
+        _known("activation", self.activation, ACTIVATIONS)
+        if self.likelihood_scale is not None and self.likelihood != "normal":
             raise ValueError(
-                f"Expected activation to be one of {sorted(ACTIVATIONS)}, got {self.activation!r}."
+                "Expected likelihood_scale to be None, or likelihood to be 'normal', got "
+                f"{self.likelihood_scale!r} for {self.likelihood!r}."
             )
-        if self.likelihood not in ("bernoulli", "normal"):
-            raise ValueError(
-                f"Expected likelihood to be 'bernoulli' or 'normal', got {self.likelihood!r}."
-            )
-        scale = self.likelihood_scale
-        if scale is not None and not (
-            self.likelihood == "normal"
-            and isinstance(scale, (int, float))
-            and 0 < scale < float("inf")
-        ):
-            raise ValueError(
-                "Expected likelihood_scale to be None or, for a normal likelihood, a positive "
-                f"number, got {self.likelihood_scale!r} for {self.likelihood!r}."
-            )
+        _ = self.parts  # refuses unknown names
 
     @classmethod
     def two_layer(cls, data_shape: tuple[int, ...] = (784,)) -> "ModelConfig":
@@ -99,276 +102,145 @@ class ModelConfig:
         return cls(data_shape, (100, 50), ((200, 200), (100, 100)))
 
     @property
-    def data_range(self) -> tuple[float, float]:
-        return (0.0, 1.0) if self.likelihood == "bernoulli" else (-float("inf"), float("inf"))
+    def parts(self) -> Parts:
+        """The likelihood, the prior and the posterior, as objects."""
+        return Parts(
+            _part("likelihood", self.likelihood, LIKELIHOODS, self),
+            _part("prior", self.prior, PRIORS, self),
+            _part("posterior", self.posterior, POSTERIORS, self),
+        )
 
     @property
-    def posterior(self) -> NormalPosterior:
-        """The recognition model q(z | x)."""
-        return NormalPosterior(self.latent_sizes, self.hidden_sizes, self.activation)
+    def make_network(self) -> Network:
+        """The function that makes the networks."""
+        if isinstance(self.network, str):
+            return _known("network", self.network, NETWORKS)
+        return self.network
 
-    def _decoders(self, bias: float | tuple[float, ...] = 0.0) -> tuple[Block, ...]:
-        """Networks of p(x | z[0]), p(z[0] | z[1]), ..; `bias` is that of the first head of x."""
-        if self.likelihood == "bernoulli":
-            heads = ("logits",)
-        else:
-            heads = NORMAL if self.likelihood_scale is None else ("mean",)
-        to_x = Block(
-            self.hidden_sizes[0][::-1], int(np.prod(self.data_shape)), heads, self.activation, bias
-        )
-        return to_x, *(
-            Block(hidden[::-1], size, NORMAL, self.activation)
-            for hidden, size in zip(self.hidden_sizes[1:], self.latent_sizes, strict=False)
-        )
+    @property
+    def data_range(self) -> tuple[float, float]:
+        return self.parts.likelihood.data_range
+
+    @property
+    def has_density(self) -> bool:
+        return getattr(self.parts.posterior, "has_density", True)
 
     def init(
         self, key: Key[Array, ""], data_mean: ArrayLike | None = None
     ) -> tuple[PyTree, PyTree]:
         """Draw the initial parameters; see `iwae_jax.init`."""
-        bias: float | tuple[float, ...] = 0.0
+        likelihood, prior, posterior = self.parts
+        bias: Bias = 0.0
         if data_mean is not None:
             mean = check_data_mean(data_mean, self.data_shape)
-            if self.likelihood == "bernoulli":
-                if mean.min() < 0 or mean.max() > 1:
-                    raise ValueError(
-                        f"Expected data_mean in [0, 1], got values from {mean.min()} to "
-                        f"{mean.max()}."
-                    )
-                mean = np.clip(mean, 0.001, 0.999)
-                mean = np.log(mean) - np.log1p(-mean)  # the logit, not log(1 - mean)
-            bias = tuple(mean.ravel().tolist())
-        recognition_key, *decoder_keys = jax.random.split(key, 1 + len(self.latent_sizes))
-        generative = tuple(
-            block.init(decoder_key, jnp.zeros(size))["params"]
-            for decoder_key, block, size in zip(
-                decoder_keys, self._decoders(bias), self.latent_sizes, strict=True
-            )
-        )
-        return generative, self.posterior.init(recognition_key, jnp.zeros(self.data_shape))
+            bias = tuple(likelihood.first_bias(mean).ravel().tolist())
+        recognition_key, likelihood_key, prior_key = jax.random.split(key, 3)
+        decoder = self._decoder(bias).init(likelihood_key, jnp.zeros(self.latent_sizes[0]))
+        generative = {"likelihood": dict(decoder), "prior": prior.init(prior_key)}
+        return generative, posterior.init(recognition_key, jnp.zeros(self.data_shape))
+
+    def log_joint(self, params: Any, x: Float[Array, "*data"], z: Latents) -> Float[Array, ""]:
+        """log p(x, z), nats: the paper's eq. 1."""
+        return self.parts.prior.log_prob(params, z) + self.log_conditional(params, x, z)
+
+    def log_conditional(
+        self, params: Any, x: Float[Array, "*data"], z: Latents
+    ) -> Float[Array, ""]:
+        """log p(x | z), nats."""
+        return self.parts.likelihood.log_prob(self._outputs(params, z), x)
+
+    def mean_x(self, params: Any, z: Latents) -> Float[Array, "*data"]:
+        """E[x | z]: for a Bernoulli likelihood, the probabilities of ones."""
+        return self.parts.likelihood.mean(self._outputs(params, z))
+
+    def sample_x(self, params: Any, z: Latents, key: Key[Array, ""]) -> Float[Array, "*data"]:
+        """Draw x from p(x | z)."""
+        return self.parts.likelihood.sample(self._outputs(params, z), key)
+
+    def sample_prior(self, params: Any, key: Key[Array, ""]) -> Latents:
+        """Draw z from p(z)."""
+        return self.parts.prior.sample(params, key)
 
     def sample_posterior(
-        self, recognition: PyTree, x: Float[Array, "*data"], key: Key[Array, ""]
+        self, params: Any, x: Float[Array, "*data"], key: Key[Array, ""]
     ) -> tuple[Latents, Float[Array, ""]]:
-        """Draw z from q(z | x), reparameterised; return z and log q(z | x) in nats."""
-        return self.posterior.sample(recognition, x, key)
+        """Draw z from q(z | x); return z and log q(z | x) in nats."""
+        return self.parts.posterior.sample_and_log_prob(params, x, key)
+
+    def log_posterior(self, params: Any, x: Float[Array, "*data"], z: Latents) -> Float[Array, ""]:
+        """log q(z | x) at a given z, nats, if `has_density`."""
+        return self.parts.posterior.log_prob(params, x, z)
+
+    # The model has each of these members if its part has: a property whose part lacks the member
+    # raises AttributeError, so that hasattr is False.
+
+    @property
+    def prior_moments(self) -> Callable[..., tuple[tuple[Array, Array], ...]]:
+        """``prior_moments(params, z)``: (mean, scale) of each layer's normal p(z[l] | z[l+1])."""
+        return self.parts.prior.moments  # type: ignore[attr-defined]
+
+    @property
+    def posterior_moments(self) -> Callable[..., tuple[tuple[Array, Array], ...]]:
+        """``posterior_moments(params, x, z)``: (mean, scale) of each layer's normal, given z below it."""
+        return self.parts.posterior.moments  # type: ignore[attr-defined]
+
+    @property
+    def encode(self) -> Callable[..., tuple[tuple[Array, Array], ...]]:
+        """``encode(params, x, key)``: (mean, scale) of each layer; see `iwae_jax.encode`."""
+        return self.parts.posterior.encode  # type: ignore[attr-defined]
 
     @property
     def noise_size(self) -> int:
-        """Standard normal numbers behind one draw from q(z | x)."""
-        return sum(self.latent_sizes)
+        """The number of standard normal numbers behind one draw from q(z | x)."""
+        return self.parts.posterior.noise_size  # type: ignore[attr-defined]
 
-    def sample_posterior_from(
-        self, recognition: PyTree, x: Float[Array, "*data"], noise: Float[Array, " noise"]
-    ) -> tuple[Latents, Float[Array, ""]]:
-        """z and log q(z | x) in nats of given noise, standard normal, [noise_size]."""
-        layers = jnp.split(noise, np.cumsum(self.latent_sizes)[:-1])
-        return self.posterior.transform(recognition, x, layers)
+    @property
+    def sample_posterior_from(self) -> Callable[..., tuple[Latents, Array]]:
+        """``sample_posterior_from(params, x, noise)``: z and log q, nats, from [noise_size] noise."""
+        return self.parts.posterior.from_noise  # type: ignore[attr-defined]
 
-    def log_posterior(
-        self, recognition: PyTree, x: Float[Array, "*data"], z: Latents
-    ) -> Float[Array, ""]:
-        """log q(z | x) at a given z, nats."""
-        return self.posterior.log_prob(recognition, x, z)
-
-    def log_joint(
-        self, generative: PyTree, x: Float[Array, "*data"], z: Latents
-    ) -> Float[Array, ""]:
-        """log p(x, z), nats: the paper's eq. 1."""
-        log_p = standard_normal_log_prob(z[-1])
-        for layer in range(len(z) - 1):
-            mean, log_scale = self._decode(generative, layer + 1, z[layer + 1])
-            log_p += normal_log_prob(z[layer], mean, log_scale)
-        return log_p + self.log_conditional(generative, x, z)
-
-    def log_conditional(
-        self, generative: PyTree, x: Float[Array, "*data"], z: Latents
-    ) -> Float[Array, ""]:
-        """log p(x | z), nats."""
-        outputs = self._decode(generative, 0, z[0])
-        if self.likelihood == "bernoulli":
-            return bernoulli_log_prob(outputs[0], x.reshape(-1))
-        return normal_log_prob(x.reshape(-1), *self._x_moments(outputs))
-
-    def analytic_kl(
-        self, generative: PyTree, recognition: PyTree, x: Float[Array, "*data"]
-    ) -> Float[Array, ""]:
-        """KL(q(z | x) || p(z)) in closed form, nats; for one stochastic layer."""
-        del generative  # the prior has no parameters
+    @property
+    def analytic_kl(self) -> Callable[..., Array]:
+        """``analytic_kl(params, x)``: KL(q(z | x) || p(z)) of two normals, nats; for one layer."""
+        posterior, prior = self.posterior_moments, self.prior_moments
         if len(self.latent_sizes) != 1:
             raise ValueError(
                 f"Expected one stochastic layer for an analytic KL divergence, got "
                 f"{len(self.latent_sizes)}."
             )
-        _, ((mean, log_scale),) = self.posterior.conditionals(
-            recognition, x, lambda _, mean, __: mean
+
+        def divergence(params: Any, x: Array) -> Array:
+            any_z = (jnp.zeros(self.latent_sizes),)  # moments of a single layer do not depend on z
+            ((mean, scale),), ((prior_mean, prior_scale),) = (
+                posterior(params, x, any_z), prior(params, any_z),
+            )  # fmt: skip
+            log_ratio = jnp.log(scale / prior_scale)
+            distance = jnp.square((mean - prior_mean) / prior_scale)
+            return 0.5 * jnp.sum(distance + jnp.expm1(2 * log_ratio) - 2 * log_ratio)
+
+        return divergence
+
+    def _decoder(self, bias: Bias = 0.0) -> Any:
+        """The network of p(x | z[0]); ``bias`` is that of its first head."""
+        return self.make_network(
+            hidden_sizes=self.hidden_sizes[0][::-1],
+            heads=self.parts.likelihood.heads(self.data_shape),
+            activation=self.activation,
+            bias=bias,
         )
-        return 0.5 * jnp.sum(mean**2 + jnp.expm1(2 * log_scale) - 2 * log_scale)
 
-    def prior_moments(self, generative: PyTree, z: Latents) -> tuple[tuple[Array, Array], ...]:
-        """(mean, scale) of each layer's normal p(z[l] | z[l+1]), from the layer next to x upwards."""
-        moments = [(jnp.zeros_like(z[-1]), jnp.ones_like(z[-1]))]
-        for layer in reversed(range(len(z) - 1)):
-            mean, log_scale = self._decode(generative, layer + 1, z[layer + 1])
-            moments.insert(0, (mean, jnp.exp(log_scale)))
-        return tuple(moments)
-
-    def sample_prior(self, generative: PyTree, key: Key[Array, ""]) -> Latents:
-        """Draw z from p(z), from the top layer down."""
-        keys = jax.random.split(key, len(self.latent_sizes))
-        z = [jax.random.normal(keys[-1], (self.latent_sizes[-1],))]
-        for layer in reversed(range(len(self.latent_sizes) - 1)):
-            mean, log_scale = self._decode(generative, layer + 1, z[0])
-            noise = jax.random.normal(keys[layer], mean.shape)
-            z.insert(0, mean + jnp.exp(log_scale) * noise)
-        return tuple(z)
-
-    def mean_x(self, generative: PyTree, z: Latents) -> Float[Array, "*data"]:
-        """E[x | z]: the probabilities of ones, or the mean."""
-        outputs = self._decode(generative, 0, z[0])
-        mean = jax.nn.sigmoid(outputs[0]) if self.likelihood == "bernoulli" else outputs[0]
-        return mean.reshape(self.data_shape)
-
-    def sample_x(
-        self, generative: PyTree, z: Latents, key: Key[Array, ""]
-    ) -> Float[Array, "*data"]:
-        """Draw x from p(x | z)."""
-        outputs = self._decode(generative, 0, z[0])
-        if self.likelihood == "bernoulli":
-            x = jax.random.bernoulli(key, jax.nn.sigmoid(outputs[0])).astype(outputs[0].dtype)
-        else:
-            mean, log_scale = self._x_moments(outputs)
-            x = mean + jnp.exp(log_scale) * jax.random.normal(key, mean.shape)
-        return x.reshape(self.data_shape)
-
-    def encode(
-        self, recognition: PyTree, x: Float[Array, "*data"], key: Key[Array, ""] | None
-    ) -> tuple[tuple[Array, Array], ...]:
-        """(mean, scale) of each layer's conditional; see `iwae_jax.encode`."""
-        if key is None:
-            _, moments = self.posterior.conditionals(recognition, x, lambda _, mean, __: mean)
-        else:
-            z, _ = self.posterior.sample(recognition, x, key)
-            _, moments = self.posterior.conditionals(recognition, x, lambda layer, *_: z[layer])
-        return tuple((mean, jnp.exp(log_scale)) for mean, log_scale in moments)
-
-    def _decode(self, generative: PyTree, layer: int, above: Array) -> tuple[Array, ...]:
-        """Raw outputs of the network of p(x | z[0]) (layer 0) or p(z[layer-1] | z[layer])."""
-        return emit(self._decoders()[layer], generative[layer], above)
-
-    def _x_moments(self, outputs: tuple[Array, ...]) -> tuple[Array, Array]:
-        if self.likelihood_scale is None:
-            return outputs[0], outputs[1]
-        return outputs[0], jnp.full_like(outputs[0], np.log(self.likelihood_scale))
+    def _outputs(self, params: Any, z: Latents) -> Outputs:
+        return emit(self._decoder(), params.generative["likelihood"], z[0])
 
 
-def sample(
-    params: Params, key: Key[Array, ""], n: int, *, mean: bool = False
-) -> Float[Array, "n *data"]:
-    """Draw n data from the model: z from the prior, then x from p(x | z).
-
-    Args:
-      params: parameters that carry their model.
-      key: a typed JAX key.
-      n: the number of draws.
-      mean: give E[x | z] of each z (for a Bernoulli, the probabilities of ones: what figures
-        show) in place of a draw of x.
-
-    Raises:
-      ValueError: if key or n is not what it should be, or the model can't be sampled.
-
-    Example:
-      >>> import jax, iwae_jax
-      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
-      >>> iwae_jax.sample(params, jax.random.key(1), 100).shape
-      (100, 784)
-    """
-    n = check_positive_int("n", n)
-    return _sample(
-        check_members(params, "sample_prior", "sample_x", "mean_x"), check_key(key), n, mean
-    )
+def _part(name: str, part: Any, table: dict[str, Callable[[Any], Any]], config: ModelConfig) -> Any:
+    return _known(name, part, table)(config) if isinstance(part, str) else part
 
 
-@partial(jax.jit, static_argnames=("n", "mean"))
-def _sample(params, key, n, mean):
-    model, theta = params.model, params.generative
-
-    def one(key):
-        z_key, x_key = jax.random.split(key)
-        z = model.sample_prior(theta, z_key)
-        return model.mean_x(theta, z) if mean else model.sample_x(theta, z, x_key)
-
-    return jax.vmap(one)(datum_keys(key, n))
-
-
-def reconstruct(params: Params, x: Observations, key: Key[Array, "*batch"]) -> Array:
-    """E[x | z] for one z drawn from q(z | x), for each datum.
-
-    Args:
-      params: parameters that carry their model.
-      x: observations, [*batch, *data].
-      key: a typed JAX key, or one for each datum.
-
-    Returns:
-      Means of p(x | z), [*batch, *data]: for a Bernoulli, the probabilities of ones.
-
-    Raises:
-      ValueError: on input that `iwae_jax.bound` refuses.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, iwae_jax
-      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
-      >>> iwae_jax.reconstruct(params, jnp.zeros((3, 784)), jax.random.key(1)).shape
-      (3, 784)
-    """
-    data, keys, batch_shape = flatten_batch(check_members(params, "mean_x"), x, key)
-    return _reconstruct(params, data, keys).reshape(*batch_shape, *params.model.data_shape)
-
-
-@jax.jit
-def _reconstruct(params, data, keys):
-    def one(x, key):
-        z, _ = params.model.sample_posterior(params.recognition, x, key)
-        return params.model.mean_x(params.generative, z)
-
-    return jax.vmap(one)(data, keys)
-
-
-def encode(
-    params: Params, x: Observations, key: Key[Array, "*batch"] | None = None
-) -> tuple[tuple[Array, Array], ...]:
-    """Mean and scale of each layer's conditional in q(z | x), for each datum.
-
-    q(z[0] | x) depends on x alone. A higher layer's conditional depends on the layer below:
-    on one draw of it if a key is given, on its mean if not.
-
-    Args:
-      params: parameters that carry their model.
-      x: observations, [*batch, *data].
-      key: a typed JAX key, or one for each datum; or None.
-
-    Returns:
-      For each layer, from the one next to x upwards, (mean, scale), each [*batch, latent]. The
-      scale is a standard deviation.
-
-    Raises:
-      ValueError: on input that `iwae_jax.bound` refuses.
-
-    Example:
-      >>> import jax, jax.numpy as jnp, iwae_jax
-      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig.two_layer())
-      >>> moments = iwae_jax.encode(params, jnp.zeros((3, 784)))
-      >>> [(mean.shape, scale.shape) for mean, scale in moments]
-      [((3, 100), (3, 100)), ((3, 50), (3, 50))]
-    """
-    stand_in = jax.random.key(0) if key is None else key
-    data, keys, batch_shape = flatten_batch(check_members(params, "encode"), x, stand_in)
-    moments = _encode(params, data, None if key is None else keys)
-    return jax.tree.map(lambda array: array.reshape(*batch_shape, *array.shape[1:]), moments)
-
-
-@jax.jit
-def _encode(params, data, keys):
-    return jax.vmap(partial(params.model.encode, params.recognition))(data, keys)
+def _known(name: str, value: Any, table: dict[str, Any]) -> Any:
+    if not isinstance(value, str) or value not in table:
+        raise ValueError(f"Expected {name} to be one of {', '.join(table)}, got {value!r}.")
+    return table[value]
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,8 @@ import optax
 
 from iwae_jax.checks import check_key, check_observation, check_positive_int
 from iwae_jax.data import default_maximum, draw_pixels
-from iwae_jax.gradients import Gradient, bound
-from iwae_jax.objectives import IWAE, Objective
+from iwae_jax.gradients import DEFAULT, Estimator, bound
+from iwae_jax.objectives import IWAE
 from iwae_jax.protocol import Params, datum_keys
 from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, PyTree
 
@@ -52,8 +53,8 @@ def train_step(
     key: Key[Array, "*batch"],
     k: int,
     *,
-    objective: Objective | str = IWAE(),
-    gradient: str | Gradient = "reparam",
+    objective: Any = IWAE(),
+    gradient: Estimator | str = DEFAULT,
 ) -> tuple[TrainState, Float[Array, " batch"]]:
     """Take one step up the gradient of the mean bound of a batch.
 
@@ -97,8 +98,8 @@ def _step(
     x: Array,
     key: Key[Array, ""],
     k: int,
-    objective: Objective | str,
-    gradient: str | Gradient,
+    objective: Any,
+    gradient: Estimator | str,
     real: Bool[Array, " batch"] | None = None,
 ) -> tuple[TrainState, Array]:
     def loss(params):
@@ -123,8 +124,8 @@ def train_epoch(
     batch_size: int = 20,
     binarization: str = "dynamic",
     maximum: float | None = None,
-    objective: Objective | str = IWAE(),
-    gradient: str | Gradient = "reparam",
+    objective: Any = IWAE(),
+    gradient: Estimator | str = DEFAULT,
 ) -> tuple[TrainState, Float[Array, " steps"]]:
     """Take one whole pass over the data, shuffled, as one `jax.lax.scan` on the device.
 

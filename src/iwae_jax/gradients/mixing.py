@@ -1,0 +1,148 @@
+"""Estimators made of others: a route from each, or a backward pass on few samples."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from iwae_jax.checks import check_positive_int
+from iwae_jax.gradients.estimator import Coefficients, Estimator, Needs, join
+from iwae_jax.gradients.names import named
+from iwae_jax.objectives import Objective
+from iwae_jax.protocol import Params
+from iwae_jax.typing import Array, PyTree
+
+
+@dataclass(frozen=True)
+class ByRoute(Estimator):
+    """The route through log p from one estimator, the routes through z and through log q from another.
+
+    Most estimators have the same coefficients on the route through log p, c. So ``p`` must be the default
+    estimator or one that adds a term there, and the mixture must not have a name of its own.
+
+    Attributes:
+      p: the estimator of the route through log p, or its name.
+      zq: the estimator of the routes through z and log q, or its name.
+
+    Raises:
+      ValueError: if a name is not known, or the mixture is not one that this class is for.
+
+    Example:
+      >>> from iwae_jax import gradients
+      >>> print(gradients.ByRoute(p="gdreg", zq="vimco"))
+      gdreg+vimco
+    """
+
+    p: Any
+    zq: Any
+
+    def __post_init__(self):
+        p, zq = named(self.p), named(self.zq)
+        object.__setattr__(self, "p", p)
+        object.__setattr__(self, "zq", zq)
+        for part in (p, zq):
+            if isinstance(part, (ByRoute, Resampled)):
+                raise ValueError(f"Expected one estimator for each route, got {part}.")
+        if not (p.plain or _adds(p)):
+            raise ValueError(
+                f"Expected p to be an estimator with a route through log p of its own, got {p}, whose "
+                "coefficients there are those of every other."
+            )
+        if p == zq or (p.plain and not _adds(zq) and zq.needs.objective is None):
+            raise ValueError(
+                f"Expected another estimator for p than that of {zq}: name {zq} alone."
+            )
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        zq = self.zq.needs
+        if self.p.plain:
+            # Of the estimator itself only its routes z and q are asked for.
+            return Needs(zq.reparameterised, zq.density, zq.smooth)
+        p = self.p.needs
+        return p | Needs(zq.reparameterised, zq.density, zq.smooth, zq.members)
+
+    def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
+        p, zq = (part.coefficients(objective, log_w) for part in (self.p, self.zq))
+        return join(p, zq)
+
+    def refuse(self, objective: Objective, k: int) -> str | None:
+        return self.p.refuse(objective, k) or self.zq.refuse(objective, k)
+
+    def per_sample(self, params: Params, data: Array, z: PyTree) -> Any:
+        return self.p.per_sample(params, data, z)
+
+    def per_datum(self, params: Params, keys: Array, cotangents: Array) -> PyTree:
+        return self.zq.per_datum(params, keys, cotangents)
+
+    def __str__(self) -> str:
+        return f"{self.p}+{self.zq}"
+
+
+def _adds(estimator: Estimator) -> bool:
+    """Whether the estimator has a term of its own on the route through log p."""
+    return type(estimator).per_sample is not Estimator.per_sample
+
+
+@dataclass(frozen=True)
+class Resampled(Estimator):
+    """An estimator with a backward pass on m of the k samples; see `resampled`.
+
+    Attributes:
+      m: the number of samples of each datum in the backward pass.
+      estimator: the estimator, or its name.
+    """
+
+    m: int
+    estimator: Any
+
+    def __post_init__(self):
+        object.__setattr__(self, "m", check_positive_int("m", self.m))
+        object.__setattr__(self, "estimator", named(self.estimator))
+        if isinstance(self.estimator, Resampled):
+            raise ValueError(
+                f"Expected an estimator that is not resampled yet, got {self.estimator}."
+            )
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        return self.estimator.needs
+
+    def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
+        return self.estimator.coefficients(objective, log_w)
+
+    def refuse(self, objective: Objective, k: int) -> str | None:
+        return self.estimator.refuse(objective, k)
+
+    def per_sample(self, params: Params, data: Array, z: PyTree) -> Any:
+        return self.estimator.per_sample(params, data, z)
+
+    def per_datum(self, params: Params, keys: Array, cotangents: Array) -> PyTree:
+        return self.estimator.per_datum(params, keys, cotangents)
+
+    def __str__(self) -> str:
+        return f"{self.estimator}@{self.m}"
+
+
+def resampled(m: int, gradient: Estimator | str | None = None) -> Resampled:
+    """Any estimator, with a backward pass on m of the k samples.
+
+    The forward pass streams all k samples and keeps no activations. The backward pass draws m of them
+    for each datum, by systematic resampling in proportion to the estimator's coefficients, computes them
+    again from their keys, and weights them so that the mean, given the k samples, is the gradient over all
+    of them. The memory of training is that of m samples, not of k.
+
+    Args:
+      m: the number of samples in the backward pass.
+      gradient: the estimator or its name; None for the default one.
+
+    Raises:
+      ValueError: if m is not a positive int, or the gradient is not known.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, iwae_jax
+      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
+      >>> gradient = iwae_jax.gradients.resampled(8, "dreg")
+      >>> x, key = jnp.zeros((3, 784)), jax.random.key(1)
+      >>> iwae_jax.bound(params, x, key, k=5000, gradient=gradient).shape
+      (3,)
+    """
+    return Resampled(m, named(gradient))

@@ -1,0 +1,141 @@
+"""What an objective is: a function of the log importance weights, and what it says of itself."""
+
+import abc
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+
+from iwae_jax.objectives.logspace import log_mean_exp
+from iwae_jax.typing import Array, Float
+
+Kind = Literal["lower bound", "upper bound", "unbiased", "neither", "not said"]
+KINDS: tuple[Kind, ...] = ("lower bound", "upper bound", "unbiased", "neither", "not said")
+"""Relations of the mean of an objective's value to log p(x), at every k (SUMO: up to its cap)."""
+
+
+class Objective(abc.ABC):
+    """A multi-sample objective: a function from ``log_w``, [k, *batch], to values, [*batch]; nats.
+
+    A subclass is frozen and hashable, so that `jax.jit` can take it as a static argument. It combines
+    weights in log space and treats each datum on its own. It needs `__call__` alone; the other
+    members have defaults.
+
+    Attributes:
+      kind: how the mean of the k-sample value relates to log p(x), one of `KINDS`.
+      smooth: False if the first derivatives jump. Some gradient estimators need second derivatives.
+      randomised: True if the objective is called as ``objective(log_w, uniform)``, with a uniform
+        number in [0, 1) for each datum. Its method ``samples(uniform, k)`` then gives the number of
+        samples that it looks at.
+      analytic_kl: True if ``log_w`` must be log p(x | z_i) - KL(q(z | x) || p(z)).
+      for_phi: the objective whose derivatives the routes through z and through log q take. Default:
+        the objective itself.
+
+    Example:
+      >>> import dataclasses, jax.numpy as jnp
+      >>> from iwae_jax import objectives
+      >>> @dataclasses.dataclass(frozen=True)
+      ... class Largest(objectives.Objective):
+      ...     smooth = False
+      ...
+      ...     def __call__(self, log_w):
+      ...         return jnp.max(log_w, axis=0)
+      >>> print(Largest()(jnp.array([-90.0, -110.0])))
+      -90.0
+    """
+
+    kind: Any = "not said"
+    smooth: Any = True
+    randomised: Any = False
+    analytic_kl: Any = False
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A subclass with another value has another Hessian: it does not inherit a closed form.
+        if "__call__" in vars(cls) and "hessian_diagonal" not in vars(cls):
+            cls.hessian_diagonal = Objective.hessian_diagonal  # type: ignore[method-assign]
+
+    @abc.abstractmethod
+    def __call__(
+        self, log_w: Float[Array, "k *batch"], *uniform: Float[Array, "*batch"]
+    ) -> Float[Array, "*batch"]: ...
+
+    @property
+    def for_phi(self) -> "Objective":
+        return self
+
+    def gradient(self, log_w: Float[Array, "k *batch"]) -> Float[Array, "k *batch"]:
+        """c = dV/dl: the derivative of each datum's value in each of its log-weights."""
+        values, pull = jax.vjp(self, log_w)
+        return pull(jnp.ones_like(values))[0]
+
+    def hessian_diagonal(self, log_w: Float[Array, "k *batch"]) -> Float[Array, "k *batch"]:
+        """h = d2V/dl2: the diagonal of each datum's Hessian, by k passes of forward differentiation."""
+
+        def row(i):
+            direction = jnp.zeros_like(log_w).at[i].set(1.0)
+            return jax.jvp(self.gradient, (log_w,), (direction,))[1][i]
+
+        return jax.lax.map(row, jnp.arange(log_w.shape[0]), batch_size=8)
+
+    def at(self, uniform: Float[Array, "*batch"]) -> "Objective":
+        """A randomised objective at given uniform numbers: a function of ``log_w`` alone."""
+        return _At(self, uniform)
+
+
+class _At(Objective):
+    def __init__(self, objective: Objective, uniform: Array):
+        self.objective, self.uniform = objective, uniform
+
+    def __call__(self, log_w: Array, *uniform: Array) -> Array:
+        del uniform
+        return self.objective(log_w, self.uniform)
+
+
+@dataclass(frozen=True)
+class Function(Objective):
+    """A plain function of ``log_w`` as an objective.
+
+    Attributes:
+      function: hashable, from [k, *batch] to [*batch].
+    """
+
+    function: Callable[..., Array]
+
+    def __call__(self, log_w: Array, *uniform: Array) -> Array:
+        return self.function(log_w, *uniform)
+
+    def __repr__(self) -> str:
+        return repr(self.function)
+
+
+MEMBERS = ("kind", "smooth", "randomised", "analytic_kl", "for_phi", "hessian_diagonal")
+"""What an `Objective` says of itself, and a plain function does not."""
+
+
+def softmax_slope(log_w: Float[Array, "k *batch"]) -> Float[Array, "k *batch"]:
+    """v (1 - v), with v the softmax over the first axis; zero if every weight is zero."""
+    v = jax.grad(lambda l: jnp.sum(log_mean_exp(l)))(log_w)  # noqa: E741
+    return v * (1.0 - v)
+
+
+def check_number(
+    name: str,
+    value: float,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Raise a `ValueError` that names the argument if it is no number in this range."""
+    inside = (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+    )
+    if not inside or (open_low and value == low) or (open_high and value == high):
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        raise ValueError(
+            f"Expected {name} to be a number in {left}{low}, {high}{right}, got {value!r}."
+        )
