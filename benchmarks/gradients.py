@@ -109,8 +109,7 @@ def main() -> None:
                     each.turn(images)
             turns = arguments.rounds  # the first compiles
             ratios = sorted(
-                a / b
-                for a, b in zip(entry.seconds[-turns:], other.seconds[-turns:], strict=True)
+                a / b for a, b in zip(entry.seconds[-turns:], other.seconds[-turns:], strict=True)
             )
             step = 1000 * statistics.median(entry.seconds[-turns:]) / arguments.steps
             what = "reparam" if before is None else "before"

@@ -121,7 +121,7 @@ def slope(params, x, k=5, **options):
     def total(params):
         return iwae_jax.bound(params, x, KEY, k, **options).sum()
 
-    return jax.grad(total)(params)
+    return jax.jit(jax.grad(total))(params)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -41,10 +41,10 @@ def check_observation(
 ) -> Array:
     """Return ``x`` in the default float type, if it has the model's shape and range.
 
-    Values that are known when the function is called are checked, and one outside
-    ``data_range`` (or not finite) raises. Values inside ``jit``, or on other machines, are not
-    known then; there, a value outside the range becomes NaN, so that it can never yield a
-    plausible number, and uint8 (raw intensities, as a rule) is refused where the range is [0, 1].
+    Values that are known at the call are checked: one outside ``data_range``, or not finite, raises.
+    Values inside ``jit`` or on other machines are not known. There, a value outside the range becomes NaN,
+    so that it never yields a plausible number, and a range of [0, 1] refuses uint8, which usually means raw
+    intensities.
     """
     if not isinstance(x, jax.Array):
         x = np.asarray(x)
@@ -66,8 +66,8 @@ def check_observation(
             )
         values = jnp.asarray(x, jnp.result_type(float))
         return jnp.where((values >= low) & (values <= high) & jnp.isfinite(values), values, jnp.nan)
-    # With NumPy, since inside jit even constants can't be looked at with JAX.
-    with np.errstate(over="ignore"):  # what overflows is refused
+    # With NumPy, since JAX can't look at constants inside jit.
+    with np.errstate(over="ignore"):  # an overflow is refused below
         values = np.asarray(x).astype(jnp.result_type(float))
     if values.size:
         smallest, largest = values.min(), values.max()  # NaN if there is one

@@ -28,31 +28,30 @@ def log_weights(
 ) -> Float[Array, "k *batch"]:
     """Log importance weights, log p(x, z_i) - log q(z_i | x) with z_i ~ q(z | x).
 
-    The key of sample i of datum n is ``fold_in(fold_in(key, n), i)``, where n counts along the
-    batch axes. The result for a datum therefore does not depend on what else is computed: the
-    first k' of k samples are those of a call with k', and the first n data those of a call with n.
-    Samples are computed `CHUNK` at a time, data all at once.
+    The key of sample i of datum n is ``fold_in(fold_in(key, n), i)``, where n counts along the batch
+    axes. The result for a datum therefore does not depend on the rest of the call: the first k' of k
+    samples are those of a call with k', and the first n data those of a call with n. Samples are computed
+    `CHUNK` at a time, data all at once.
 
     Args:
       params: parameters that carry their model, from `iwae_jax.init`.
       x: observations, with any number of batch axes; bool, 0/1 or in [0, 1] for a Bernoulli
         likelihood.
-      key: a typed JAX key; or one key for each datum (see `datum_keys`), so that a part of a
-        data set can be given the keys that it has in the whole.
+      key: a typed JAX key; or one key for each datum (see `datum_keys`), so that a part of a data set
+        can have the keys that it has in the whole.
       k: the number of importance samples.
       noise: ``"independent"``; or ``"antithetic"`` (samples 2j and 2j+1 mirror one another about
         the mean of q) or ``"sobol"`` (randomised quasi-Monte-Carlo), which lower the variance of a
         mean of weights at the same cost. The model must offer ``noise_size`` and
-        ``sample_posterior_from``. Each sample alone is a draw from q, so that the mean of the weights
-        stays unbiased; but they are dependent, and a standard error computed as if they
-        were not is not theirs.
+        ``sample_posterior_from``. Each sample is a draw from q, so that the mean of the weights stays
+        unbiased. The samples are dependent, so the usual standard error is invalid.
 
     Returns:
       Log-weights in nats.
 
     Raises:
-      ValueError: if x has another shape or range than the model's, or key, k or noise is not what
-        it should be, or the model can't take the noise.
+      ValueError: if x does not have the model's shape or range, if key, k or noise is invalid, or if
+        the model can't take the noise.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax
@@ -77,7 +76,7 @@ def _log_weights(params, data, keys, points, k, noise):
 
 
 def quasi_random(params: Params, k: int, noise: str) -> Int[Array, "k size"] | None:
-    """What `datum_log_weights` needs besides keys to draw k samples with this noise."""
+    """The points that `datum_log_weights` needs to draw k samples with this noise, if any."""
     size = check_noise(noise, params.model)
     return jnp.asarray(sobol_points(k, size)) if noise == "sobol" else None
 
@@ -107,9 +106,9 @@ def datum_log_weights(
 ) -> Float[Array, " m"]:
     """Log-weights of the samples numbered ``samples``, [m], of one datum, unchecked.
 
-    The sample axis is put on inside any batch axis, so that what depends on x alone, such as the
-    first encoder, is computed once a datum. With ``analytic_kl``, what stands for log p(z) - log q(z)
-    is minus their KL divergence. ``points`` are those of `quasi_random`.
+    The sample axis is inside any batch axis, so that a function of x alone, such as the first encoder, is
+    computed once for each datum. With ``analytic_kl``, minus the KL divergence takes the place of
+    log p(z) - log q(z). ``points`` are those of `quasi_random`.
     """
     model = params.model
     divergence = model.analytic_kl(params, x) if analytic_kl else None
@@ -158,7 +157,7 @@ def counted_log_weights(
 ) -> Float[Array, "k n"]:
     """The log-weights of the first ``counts`` samples of each datum, -inf for the others.
 
-    The time is that of the sum of the counts, not of k for each datum.
+    The time is proportional to the sum of the counts, not to k times the number of data.
     """
 
     def add(log_w, datum, sample, real):
@@ -172,8 +171,7 @@ def counted_log_weights(
 def over_counted(counts: Int[Array, " n"], add: Any, start: Any) -> Any:
     """Fold ``add(sums, datum, sample, real)`` over all (datum, sample) with sample < counts[datum].
 
-    The pairs come in blocks of some constant length, whose last one is filled up with what is not
-    ``real``.
+    The pairs come in blocks of one length. Pairs that are not ``real`` fill the last block.
     """
     if not len(counts):
         return start

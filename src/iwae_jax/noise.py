@@ -1,7 +1,7 @@
-"""Standard normal noise that covers its space more evenly than independent draws do.
+"""Standard normal noise that covers its space more evenly than independent draws.
 
-Every point alone is standard normal, so that a mean over points stays unbiased; together the
-points of one datum are dependent.
+Each point is standard normal, so that a mean over points stays unbiased. The points of one datum are
+dependent.
 """
 
 from functools import lru_cache
@@ -16,12 +16,12 @@ from iwae_jax.typing import Array, Float, Int, Key
 
 Noise = Literal["independent", "antithetic", "sobol"]
 """``independent``; ``antithetic``: samples 2j and 2j+1 mirror one another; ``sobol``: randomised
-quasi-Monte-Carlo, the same points for every datum, each datum's shifted at random."""
+quasi-Monte-Carlo, with the same points for every datum, shifted at random for each."""
 
 NOISES: tuple[Noise, ...] = get_args(Noise)
 
 SHIFT = 3
-"""The number, aside from those of samples, of the key of a datum's random shift."""
+"""The use of a datum's key for its random shift; see `protocol.aside`."""
 
 
 def check_noise(noise: Any, model: Any) -> int:
@@ -42,8 +42,8 @@ def check_noise(noise: Any, model: Any) -> int:
 def sobol_points(k: int, size: int) -> np.ndarray:
     """The first k points of a Sobol sequence, as whole numbers under 2**32, [k, size].
 
-    The sequence is scrambled once, with a fixed seed; the random shift of `normal_noise` is what
-    makes it a fair sample.
+    The sequence is scrambled once, with a fixed seed. The random shift of `normal_noise` makes each point
+    uniform.
     """
     from scipy.stats import qmc
 
@@ -76,8 +76,8 @@ def normal_noise(
     assert points is not None
     # A digital shift: each point becomes uniform, and the net stays a net.
     bits = points[sample] ^ jax.random.bits(aside(key, SHIFT), (size,), jnp.uint32)
-    # The first bit says which half of (0, 1) the point is in. Its distance from the half's outer
-    # end, (0, 1/2), keeps its digits in the tail.
+    # The first bit gives the half of (0, 1) that holds the point. The distance from that half's outer
+    # end, in (0, 1/2), keeps its digits in the tail.
     upper = (bits >> 31) == 1
     distance = jnp.where(upper, ~bits, bits) & jnp.uint32(2**31 - 1)
     tail = jax.scipy.special.ndtri((distance.astype(jnp.result_type(float)) + 0.5) * 2.0**-32)

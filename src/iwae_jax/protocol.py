@@ -1,6 +1,6 @@
 """The protocol that a model meets, the parameters that carry it, and the batch axes of x.
 
-A model is written for ONE datum and ONE sample; `jax.vmap` puts the other axes on.
+A model is written for ONE datum and ONE sample; `jax.vmap` adds the other axes.
 """
 
 import inspect
@@ -19,7 +19,7 @@ from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 @runtime_checkable
 class Model(Protocol):
-    """What a model must offer to take part: two facts and four functions. No base class.
+    """The members of a model that takes part: two facts and four functions. No base class.
 
     A model is written for one datum and one sample, is hashable, and holds no arrays: it travels as
     static metadata of `Params`. After `init`, every function takes all parameters, a `Params`, and reads
@@ -205,7 +205,7 @@ def flatten_batch(
     keys = datum_keys(key, len(data)) if key.shape == () else key.reshape(-1)
     sharding = jax.typeof(data).sharding
     if not sharding.mesh.empty and sharding.spec[0] is not None:
-        # Under explicit sharding, what is mapped over together must be cut alike.
+        # Under explicit sharding, arrays that are mapped over together must be cut alike.
         cut = jax.sharding.PartitionSpec(sharding.spec[0])
         keys = jax.sharding.reshard(keys, jax.sharding.NamedSharding(sharding.mesh, cut))
     return data, keys, batch_shape

@@ -1,4 +1,4 @@
-"""What a gradient estimator is: coefficients of each sample, a route each, and what it needs."""
+"""The base class of gradient estimators: coefficients of each sample by route, and needs."""
 
 import abc
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -24,9 +24,9 @@ class Coefficients:
     The parameters reach l_i = log p(x, z_i) - log q(z_i | x) directly through log p, through z_i, and
     directly through log q. The gradient is the sum over i of
 
-        p_i d log p(x, z_i) + z_i dl_i/dz_i dz_i + q_i d log q(z_i | x)
+        p[i] d log p(x, z_i) + z[i] (dl_i / dz_i) dz_i + q[i] d log q(z_i | x)
 
-    where each d takes its own route to the parameters alone.
+    where d is the derivative in the parameters along the one route.
 
     Attributes:
       p: directly through log p(x, z), [m, n].
@@ -34,9 +34,9 @@ class Coefficients:
       q: directly through log q(z | x), [m, n]; None if no gradient flows there.
       more: a further array, [m, n], for `Estimator.per_sample`.
       along: a property of the coefficients that saves work. ``"log_w"``: z is p and q is -p, so the
-        gradient is that of the log-weights, as they are drawn. ``"draw"``: q is -z, so the routes z and
-        q follow the log q of the draw. ``"path"``: q is None and z is p times a bounded factor, so one
-        pass serves p and z. None: nothing of that kind.
+        gradient is that of the log-weights themselves. ``"draw"``: q is -z, so routes z and q follow the
+        log q of the draw. ``"path"``: q is None and z is p times a bounded factor, so one pass serves p
+        and z. None: no such property; each route has a pass of its own.
     """
 
     p: Float[Array, "m n"]
@@ -48,7 +48,7 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Needs:
-    """What an estimator needs of the model and of the objective.
+    """The needs of an estimator: of the model and of the objective.
 
     Attributes:
       reparameterised: z is made of floats, and gradients flow through its draw.
@@ -82,7 +82,7 @@ class Estimator(abc.ABC):
 
     Attributes:
       name: its name in tables and run folders. Default: that of the class, in lower case.
-      needs: what it needs of the model and of the objective.
+      needs: its needs of the model and of the objective.
       plain: True if the gradient is the derivative of the objective's value, by automatic
         differentiation alone. `coefficients` must say the same.
 

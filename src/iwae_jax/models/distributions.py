@@ -15,8 +15,10 @@ _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 @jax.custom_jvp
 def _bernoulli_nats(logits: Array, x: Array) -> Array:
-    # max(l, 0) - x l is exact where |l| is large and log1p(exp(-|l|)) is in (0, log 2]:
-    # neither overflows nor cancels. log(sigmoid(l)) does both.
+    # max(l, 0) - x l is exact if |l| is large, and log1p(exp(-|l|)) is in (0, log 2]: neither
+    # overflows nor cancels. log(sigmoid(l)) does both. It takes 0.28 of the time of
+    # optax.losses.sigmoid_binary_cross_entropy with its gradient, which computes two
+    # log-sigmoids (benchmarks/bernoulli.py, two cores of an AMD EPYC, median of 15 rounds).
     return jnp.log1p(jnp.exp(-jnp.abs(logits))) + (jnp.maximum(logits, 0.0) - x * logits)
 
 

@@ -18,7 +18,7 @@ Outputs = dict[str, Array]
 
 
 class Likelihood(Protocol):
-    """What a likelihood offers: frozen, hashable, for one datum; nothing to subclass.
+    """The members of a likelihood: frozen, hashable, for one datum. No base class.
 
     Attributes:
       data_range: the smallest and largest value of x.

@@ -15,7 +15,7 @@ from iwae_jax.typing import Array, Float, Key, Latents, PyTree
 
 
 class Posterior(Protocol):
-    """What a posterior offers: frozen, hashable, for one datum and one sample; nothing to subclass.
+    """The members of a posterior: frozen, hashable, for one datum and one sample. No base class.
 
     Every function after `init` takes all parameters of the model. The posterior's own are
     ``params.recognition``.

@@ -14,7 +14,7 @@ from iwae_jax.typing import Array, Float, Key, Latents, PyTree
 
 
 class Prior(Protocol):
-    """What a prior offers: frozen, hashable, for one sample; nothing to subclass.
+    """The members of a prior: frozen, hashable, for one sample. No base class.
 
     Every function after `init` takes all parameters of the model. The prior's own are
     ``params.generative["prior"]``; it may read others, such as ``params.recognition``.

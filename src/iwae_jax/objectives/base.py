@@ -1,4 +1,4 @@
-"""What an objective is: a function of the log importance weights, and what it says of itself."""
+"""The base class of objectives: functions of the log importance weights."""
 
 import abc
 from collections.abc import Callable
@@ -112,7 +112,7 @@ class Function(Objective):
 
 
 MEMBERS = ("kind", "smooth", "randomised", "analytic_kl", "for_phi", "hessian_diagonal")
-"""What an `Objective` says of itself, and a plain function does not."""
+"""The members that an `Objective` may override, and that a plain function does not have."""
 
 
 def softmax_slope(log_w: Float[Array, "k *batch"]) -> Float[Array, "k *batch"]:

@@ -47,8 +47,8 @@ def stage_schedule(
 
     Args:
       steps_per_pass: optimizer steps in one pass over the data.
-      rates: the learning rate of each stage, see `stage_rates`; the last one stays on.
-      base: the growth of the stages' lengths.
+      rates: the learning rate of each stage, see `stage_rates`. The last rate has no end.
+      base: the ratio of the lengths of two successive stages.
 
     Returns:
       An optax schedule: from the step to the learning rate.

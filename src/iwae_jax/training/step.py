@@ -1,4 +1,4 @@
-"""The train state, the step, the scanned pass over the data, and the paper's schedule."""
+"""The train state, the step, and the pass over the data as one scan on the device."""
 
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -25,7 +25,7 @@ BINARIZATIONS = ("dynamic", "fixed", "none")
 )
 @dataclass(frozen=True)
 class TrainState:
-    """All that training carries from one step to the next.
+    """The state that training carries from one step to the next.
 
     Attributes:
       step: the number of steps taken.
@@ -58,14 +58,14 @@ def train_step(
 ) -> tuple[TrainState, Float[Array, " batch"]]:
     """Take one step up the gradient of the mean bound of a batch.
 
-    The state that is passed in is donated: its arrays can't be used again.
+    The given state is donated: its arrays can't be used again.
 
     Args:
       state: the train state.
       x: a batch, with one batch axis, as `iwae_jax.bound` takes it.
       key: a typed JAX key, or one for each datum.
       k: the number of importance samples.
-      objective: the objective to be maximised.
+      objective: the objective to maximise.
       gradient: how it is differentiated; see `iwae_jax.bound`.
 
     Returns:
@@ -83,7 +83,7 @@ def train_step(
       (1, (20,))
     """
     model = _checked(state).params.model
-    # Here, where values are known: a bad one must not reach the parameters.
+    # Values are known here: a bad one must not reach the parameters.
     x = check_observation(x, tuple(model.data_shape), model.data_range)
     return _train_step(state, x, key, check_positive_int("k", k), objective, gradient)
 
@@ -129,22 +129,21 @@ def train_epoch(
 ) -> tuple[TrainState, Float[Array, " steps"]]:
     """Take one whole pass over the data, shuffled, as one `jax.lax.scan` on the device.
 
-    All randomness comes from ``key`` and ``state.step``, so a pass that starts from a restored
-    state is the pass that was interrupted. A last batch that is not full is averaged over the
-    data that it has. The state that is passed in is donated.
+    All randomness comes from ``key`` and ``state.step``, so a pass from a restored state is the pass that
+    was interrupted. A last batch that is not full is averaged over the data that it has. The given state is
+    donated.
 
     Args:
       state: the train state.
-      images: the training data, kept on the device as they are (uint8, as a rule).
+      images: the training data, kept on the device in their own type (usually uint8).
       key: a typed JAX key; the same for every pass of a run.
       k: the number of importance samples.
       batch_size: data in a step.
-      binarization: ``"dynamic"`` draws x anew at every access, one with probability
-        image / maximum (the paper's way); ``"fixed"`` gives each datum one draw for the whole run,
-        the one of ``data.binarize(images, training.pixel_key(key), maximum)``; ``"none"`` uses
-        image / maximum itself.
-      maximum: the intensity that means one; by default 255 for uint8, else 1.
-      objective: the objective to be maximised.
+      binarization: ``"dynamic"`` draws x at every access, one with probability image / maximum, as the
+        paper does; ``"fixed"`` gives each datum one draw for the whole run, that of
+        ``data.binarize(images, training.pixel_key(key), maximum)``; ``"none"`` uses image / maximum.
+      maximum: the intensity that means one. Default: 255 for uint8, otherwise 1.
+      objective: the objective to maximise.
       gradient: how it is differentiated; see `iwae_jax.bound`.
 
     Returns:
@@ -199,8 +198,8 @@ def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objec
     steps = -(-count // batch_size)
     order = jax.random.permutation(jax.random.fold_in(shuffle_key, state.step), count)
     places = jnp.arange(steps * batch_size)
-    order = order[places % count].reshape(steps, batch_size)  # what fills the last batch..
-    real = (places < count).reshape(steps, batch_size)  # ..does not count
+    order = order[places % count].reshape(steps, batch_size)  # the last batch is filled up..
+    real = (places < count).reshape(steps, batch_size)  # ..with data that do not count
 
     def body(state, batch):
         indices, real = batch
