@@ -103,7 +103,7 @@ def test_bad_input(monkeypatch):
     with pytest.raises(ValueError, match="Expected start to be one of"):
         annealing.annealed_log_weights(params, x, KEY, 2, start="q")  # type: ignore[arg-type]
     discrete = iwae_jax.init(KEY, Discrete())
-    with pytest.raises(ValueError, match="Expected continuous latents"):
+    with pytest.raises(ValueError, match="Expected latents to be continuous"):
         annealing.annealed_log_weights(discrete, jnp.zeros((1, 2)), KEY, 2, steps=2)
     with pytest.raises(ValueError, match="Discrete lacks log_conditional"):
         annealing.annealed_log_weights(discrete, jnp.zeros((1, 2)), KEY, 2, start="prior")

@@ -73,7 +73,7 @@ def test_nothing_there_is_none(tmp_path):
 def test_a_missing_companion_is_named(tmp_path):
     files.write_mnist(tmp_path, TRAIN, TEST)
     (tmp_path / "t10k-images-idx3-ubyte.gz").unlink()
-    with pytest.raises(ValueError, match="to hold t10k-images-idx3-ubyte too"):
+    with pytest.raises(ValueError, match="to contain t10k-images-idx3-ubyte too"):
         data_files.find_mnist(tmp_path)
 
 
@@ -87,7 +87,7 @@ def write(tmp_path, content, name="train-images-idx3-ubyte"):
     ("content", "message"),
     [
         (b"", "got 0 bytes"),
-        (files.idx(TRAIN)[:-1], "hold 23536 bytes for its 30 images, got 23535"),
+        (files.idx(TRAIN)[:-1], "have 23536 bytes for its 30 images, got 23535"),
         (files.idx(TRAIN) + b"x", "got 23537"),
         (files.idx(np.arange(20)), "magic 0x00000803, got 0x00000801"),
         (files.idx(TRAIN.reshape(30, 14, 56)), "got 30 of 14x56"),
@@ -105,7 +105,7 @@ def test_bad_idx_files(tmp_path, content, message):
 @pytest.mark.parametrize("content", [b"not gzip", b"\x1f\x8b\x08\x00broken"])
 def test_bad_gzip_files(tmp_path, content):
     file = write(tmp_path, content, "train-images-idx3-ubyte.gz")
-    with pytest.raises(ValueError, match="to be a whole, readable file"):
+    with pytest.raises(ValueError, match="to be a readable, undamaged file"):
         data_files.read_idx(file)
 
 
@@ -113,7 +113,9 @@ def test_a_truncated_gzip_file(tmp_path):
     files.write_mnist(tmp_path, TRAIN, TEST)
     file = tmp_path / "train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz to be a whole, readable file"):
+    with pytest.raises(
+        ValueError, match="train-images-idx3-ubyte.gz to be a readable, undamaged file"
+    ):
         data_files.find_mnist(tmp_path)
 
 
@@ -150,7 +152,7 @@ def test_bad_keras_files(tmp_path, arrays, message):
     with pytest.raises(ValueError, match=message):
         data_files.find_mnist(tmp_path)
     (tmp_path / "mnist.npz").write_bytes(b"PK\x03\x04 truncated")
-    with pytest.raises(ValueError, match=r"mnist\.npz to be a whole npz"):
+    with pytest.raises(ValueError, match=r"mnist\.npz to be an undamaged npz"):
         data_files.find_mnist(tmp_path)
 
 
@@ -167,13 +169,13 @@ def test_binarized_mnist(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b"0 1 0\n", r"784 numbers a line, got \[3\]"),
-        (b"", "784 numbers a line, got none"),
+        (b"0 1 0\n", r"784 numbers in each line, got \[3\]"),
+        (b"", "784 numbers in each line, got none"),
         (b"0 " * 783 + b"2\n", "only 0 and 1"),
         (b"0 " * 783 + b"nan\n", "only 0 and 1, got other numbers or NaN"),
-        (b"0 " * 783 + b"x\n", "numbers only"),
-        (b"0 " * 783 + b"\n" + b"1 " * 785, r"784 numbers a line, got \[783, 785\]"),
-        (b"0 " * 784 + b"\n" + b"1 " * 300, r"784 numbers a line, got \[300, 784\]"),
+        (b"0 " * 783 + b"x\n", "only numbers"),
+        (b"0 " * 783 + b"\n" + b"1 " * 785, r"784 numbers in each line, got \[783, 785\]"),
+        (b"0 " * 784 + b"\n" + b"1 " * 300, r"784 numbers in each line, got \[300, 784\]"),
     ],
 )
 def test_bad_amat_files(tmp_path, text, message):
@@ -246,13 +248,13 @@ def test_shrinking_keeps_the_ink_and_its_place():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({}, "hold Omniglot's PNG files, got none"),
+        ({}, "contain Omniglot's PNG files, got none"),
         (
             {"a/b/c/0001_01.png": files.png(np.ones((28, 28), bool))},
             r"to be 105x105, got \(28, 28\)",
         ),
-        ({"a/b/c/0001_01.png": b"nothing"}, "0001_01.png in .* to be a whole PNG"),
-        ({"a/b/c/0001_01.png": files.png(files.drawing(0))[:-60]}, "to be a whole PNG"),
+        ({"a/b/c/0001_01.png": b"nothing"}, "0001_01.png in .* to be an undamaged PNG"),
+        ({"a/b/c/0001_01.png": files.png(files.drawing(0))[:-60]}, "to be an undamaged PNG"),
     ],
 )
 def test_bad_omniglot_zips(tmp_path, content, message):
@@ -268,5 +270,5 @@ def test_a_damaged_zip(tmp_path):
     file = tmp_path / "images_background.zip"
     files.write_omniglot_zip(file, range(20))
     file.write_bytes(file.read_bytes()[:-200])
-    with pytest.raises(ValueError, match="to be a whole zip file"):
+    with pytest.raises(ValueError, match="to be an undamaged zip file"):
         data_files.read_omniglot_zip(file)

@@ -230,5 +230,5 @@ def test_a_damaged_cache_is_named(tmp_path, content):
     file = tmp_path / "iwae_jax/mnist/3.0.1" / data_tfds._CACHE_NAME
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="to be whole; remove it"):
+    with pytest.raises(ValueError, match="to be undamaged, got: "):
         data.load("mnist", "tfds", tmp_path)

@@ -187,7 +187,7 @@ def _check_params(params: Any) -> None:
         )
 
 
-def aside(key: Key[Array, ""], use: int) -> Key[Array, ""]:
+def other_key(key: Key[Array, ""], use: int) -> Key[Array, ""]:
     """The key of a datum for a use other than its samples, which are numbered from 0 upwards."""
     return jax.random.fold_in(key, jnp.uint32(2**32 - 1 - use))
 

@@ -1,4 +1,4 @@
-"""Data sets and their binarization."""
+"""Data sets, and how their pixels are binarized."""
 
 from iwae_jax.data.binarization import binarize, default_maximum, draw_pixels
 from iwae_jax.data.datasets import (

@@ -1,4 +1,4 @@
-"""Binarization: a draw of each pixel from its intensity."""
+"""Binarization: draw each pixel from its intensity."""
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ def binarize(
 ) -> Float[Array, "n *data"]:
     """Draw each pixel as one with probability image / maximum.
 
-    The key of datum n is ``fold_in(key, n)``: the draw of a datum does not depend on the others.
+    The key of datum n is ``fold_in(key, n)``, so the draw of a datum does not depend on the other data.
 
     Args:
       images: intensities in [0, maximum].
       key: a typed JAX key.
-      maximum: the intensity that means a probability of one; by default 255 for uint8, else 1.
+      maximum: the intensity that means a probability of one. Default: 255 for uint8, else 1.
 
     Returns:
       Zeros and ones, float.
@@ -34,14 +34,14 @@ def binarize(
 
 
 def default_maximum(images: ArrayLike) -> float:
-    """The intensity that means one, where nothing else is said: 255 for uint8, else 1."""
+    """The default intensity that means a probability of one: 255 for uint8, else 1."""
     return 255.0 if images.dtype == np.uint8 else 1.0
 
 
 def draw_pixels(
     images: ArrayLike, keys: Key[Array, " n"], maximum: float
 ) -> Float[Array, "n *data"]:
-    """`binarize` with a key for each datum; NaN where an intensity is not in [0, maximum]."""
+    """Draw pixels with one key for each datum. An intensity outside [0, maximum] becomes NaN."""
     images = jnp.asarray(images)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
     probability = images.astype(uniform.dtype) / maximum

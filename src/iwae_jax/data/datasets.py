@@ -1,4 +1,4 @@
-"""Data sets from local files, tensorflow-datasets or the embedded default; binarization."""
+"""Data sets from local files, from tensorflow-datasets, or embedded in scikit-learn."""
 
 import hashlib
 import os
@@ -19,30 +19,30 @@ SOURCES: tuple[str, ...] = get_args(Source)
 DATA_DIR_VARIABLE = "IWAE_JAX_DATA"
 """The environment variable that names the folder of local files."""
 
-# The paper's Omniglot: 24,345 images to train on, 1,345 of them held out, and 8,070 to test on.
+# The paper's Omniglot has 24,345 training images, 1,345 of them held out, and 8,070 test images.
 _OMNIGLOT_TEST = 8070 / (24345 + 8070)
 _OMNIGLOT_HELD_OUT = 1345 / 24345
 
 
 class NotFoundError(ValueError):
-    """The data set is not to be had from the source that was asked for."""
+    """The requested source does not have this data set."""
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images, one a row, and where they came from.
+    """Images, one in each row, and their source.
 
     Attributes:
-      name: the data set that was asked for.
-      source: where it came from: ``"files"``, ``"tfds"`` or ``"embedded"``.
-      origin: the same in words, for people.
+      name: the requested data set.
+      source: the source of the images: ``"files"``, ``"tfds"`` or ``"embedded"``.
+      origin: a description of the source, for people.
       train: training images, [n, pixels].
       validation: images held out of training, [m, pixels].
       test: test images, [t, pixels].
       image_shape: rows and columns of an image.
       maximum: the intensity that means a probability of one.
-      labels: the class of each image, [n] of whole numbers, by split (``"train"``, ``"validation"``,
-        ``"test"``), where the source has them; else None.
+      labels: for each split (``"train"``, ``"validation"``, ``"test"``), the class of each image, whole
+        numbers [n]. None if the source has no labels.
     """
 
     name: str
@@ -62,7 +62,7 @@ class Dataset:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the images: two data sets with the same one are the same."""
+        """A hash of the images. Two data sets with the same hash have the same images."""
         digest = hashlib.sha256()
         for images in (self.train, self.validation, self.test):
             digest.update(f"{images.dtype} {images.shape} {self.maximum}".encode())
@@ -74,21 +74,27 @@ def load(name: str, source: str = "auto", data_dir: str | Path | None = None) ->
     """Load a data set.
 
     Args:
-      name: ``"mnist"`` (the paper's split: the last 1/150 of the training images, 400 of 60,000,
-        held out), ``"omniglot"``, ``"binarized_mnist"`` (Larochelle and Murray's fixed
-        binarization), or ``"digits"`` (scikit-learn's, 8x8).
-      source: ``"files"`` reads local files; ``"tfds"`` downloads and prepares with
-        tensorflow-datasets; ``"embedded"`` gives scikit-learn's digits whatever the name;
-        ``"auto"`` tries the three in this order and warns if it ends with the last.
-      data_dir: the folder of local files, or, for ``source="tfds"``, of tensorflow-datasets. By
-        default the environment variable IWAE_JAX_DATA, or TFDS's own default.
+      name: one of
+        ``"mnist"``, with the paper's split: the last 1/150 of the training images (400 of 60,000) are
+        held out;
+        ``"omniglot"``;
+        ``"binarized_mnist"``, the fixed binarization of Larochelle and Murray;
+        ``"digits"``, scikit-learn's 8x8 digits.
+      source: one of
+        ``"files"``: read local files;
+        ``"tfds"``: download and prepare with tensorflow-datasets;
+        ``"embedded"``: use scikit-learn's digits in place of any data set;
+        ``"auto"``: try the three in this order, and warn if only the last succeeds.
+      data_dir: the folder of local files; for ``source="tfds"``, the folder of tensorflow-datasets.
+        Default: the environment variable IWAE_JAX_DATA; for ``source="tfds"``, TFDS's own default.
 
     Returns:
-      A `Dataset`, which says where it came from.
+      A `Dataset`, which names its source.
 
     Raises:
-      ValueError: for an unknown name or source, a folder that does not exist, a file that is
-        damaged, or (`NotFoundError`) a forced source that does not have the data.
+      NotFoundError: a `ValueError`, if the requested source does not have the data set.
+      ValueError: if the name or the source is unknown, the folder does not exist, or a file is
+        damaged.
 
     Example:
       >>> from iwae_jax import data
@@ -117,7 +123,7 @@ def load(name: str, source: str = "auto", data_dir: str | Path | None = None) ->
         except NotFoundError as error:
             reasons.append(str(error))
     warnings.warn(
-        f"{name} was not found, so scikit-learn's 8x8 digits stand in for it: results are NOT "
+        f"{name} was not found, so scikit-learn's 8x8 digits replace it: results are NOT "
         f"comparable with the paper's. ({' '.join(reasons)})",
         stacklevel=2,
     )
@@ -127,7 +133,7 @@ def load(name: str, source: str = "auto", data_dir: str | Path | None = None) ->
 def _from_files(name: str, data_dir: str | Path | None) -> Dataset:
     folder = data_dir if data_dir is not None else os.environ.get(DATA_DIR_VARIABLE)
     if not folder:
-        raise NotFoundError(f"No folder was given with data_dir or {DATA_DIR_VARIABLE}.")
+        raise NotFoundError(f"Neither data_dir nor {DATA_DIR_VARIABLE} names a folder.")
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise ValueError(f"Expected {DATA_DIR_VARIABLE} to name a folder, got {str(folder)!r}.")
@@ -142,7 +148,7 @@ def _from_files(name: str, data_dir: str | Path | None) -> Dataset:
         images = files.find_omniglot_zips(folder)
         if images is not None:
             return _omniglot(images, "files", origin + ", zips resized to 28x28")
-    raise NotFoundError(f"{folder} holds no file of {name}.")
+    raise NotFoundError(f"{folder} has no file of {name}.")
 
 
 def _from_tfds(name: str, data_dir: str | Path | None) -> Dataset:
@@ -200,7 +206,7 @@ def _omniglot_mat(splits: dict[str, np.ndarray], origin: str) -> Dataset:
 
 
 def _omniglot(images: np.ndarray, source: str, origin: str) -> Dataset:
-    """Distinct images in any order, split at random in the paper's proportions."""
+    """Split distinct images at random, in the paper's proportions."""
     images = np.random.default_rng(0).permutation(images)
     rest, test = _hold_out(images, round(len(images) * _OMNIGLOT_TEST))
     train, validation = _hold_out(rest, round(len(rest) * _OMNIGLOT_HELD_OUT))

@@ -1,7 +1,7 @@
-"""Readers of the data sets' own file formats. Nothing is unpickled, nothing is downloaded.
+"""Readers of the data sets' own file formats. They unpickle nothing and download nothing.
 
-Every reader returns rows of one image each, and raises a `ValueError` that names the file and
-what was expected of it.
+Every reader returns an array with one image in each row. If a file is damaged or has another format,
+the reader raises a `ValueError` that names the file and the expected content.
 """
 
 import gzip
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 SIDE = 28
-"""Pixels on a side of every image but the embedded digits'."""
+"""Side of an image, in pixels, in all data sets except the embedded digits."""
 
 _IDX_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-images.idx3-ubyte"),
@@ -32,9 +32,9 @@ OMNIGLOT_ZIPS = (
 
 
 def find_mnist(folder: Path) -> dict[str, np.ndarray] | None:
-    """MNIST's train and test images, uint8 [n, 784], or None if the folder has no file of it.
+    """MNIST's train and test images, uint8 [n, 784], or None if the folder has no file of MNIST.
 
-    Where the folder has their labels too, these are ``train_labels`` and ``test_labels``, uint8 [n].
+    If the folder has the labels too, they are ``train_labels`` and ``test_labels``, uint8 [n].
     """
     for place in _places(folder, "mnist", "MNIST", "MNIST/raw", "raw"):
         names = {
@@ -58,7 +58,7 @@ def find_mnist(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def find_binarized_mnist(folder: Path) -> dict[str, np.ndarray] | None:
-    """Larochelle's train, valid and test images, uint8 0/1 [n, 784], or None."""
+    """Larochelle's train, valid and test images, uint8 0/1 [n, 784]; None if there are none."""
     for place in _places(folder, "binarized_mnist", "binarized-mnist", "mnist", "MNIST"):
         files = _find_all(place, _AMAT_NAMES)
         if files:
@@ -67,7 +67,7 @@ def find_binarized_mnist(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def find_omniglot_mat(folder: Path) -> dict[str, np.ndarray] | None:
-    """The train and test images of Burda's chardata.mat, float32 in [0, 1] [n, 784], or None."""
+    """Train and test images of the paper's chardata.mat, float32 [n, 784]; None if there is no such file."""
     for place in _places(folder, "omniglot", "OMNIGLOT", "Omniglot"):
         if (place / "chardata.mat").is_file():
             return read_chardata(place / "chardata.mat")
@@ -75,7 +75,7 @@ def find_omniglot_mat(folder: Path) -> dict[str, np.ndarray] | None:
 
 
 def find_omniglot_zips(folder: Path) -> np.ndarray | None:
-    """All distinct images of the Omniglot zips, uint8 [n, 784] with 255 for ink, or None."""
+    """All distinct images of the Omniglot zips, uint8 [n, 784], ink = 255; None if there are no zips."""
     for place in _places(folder, "omniglot", "OMNIGLOT", "Omniglot"):
         zips = [place / name for name in OMNIGLOT_ZIPS if (place / name).is_file()]
         if zips:
@@ -87,7 +87,7 @@ def find_omniglot_zips(folder: Path) -> np.ndarray | None:
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """Images of an IDX file, plain or gzipped: uint8 [n, 784]."""
+    """Read the images of an IDX file, plain or gzipped: uint8 [n, 784]."""
     raw = _read_bytes(file)
     wanted = f"an IDX file of unsigned bytes, images of {SIDE}x{SIDE}"
     if len(raw) < 16:
@@ -100,14 +100,14 @@ def read_idx(file: Path) -> np.ndarray:
     size = 16 + count * rows * columns
     if len(raw) != size:
         raise ValueError(
-            f"Expected {file} to hold {size} bytes for its {count} images, got {len(raw)}: "
-            "it is truncated or damaged."
+            f"Expected {file} to have {size} bytes for its {count} images, got {len(raw)}: "
+            "the file is truncated or damaged."
         )
     return np.frombuffer(raw, np.uint8, offset=16).reshape(count, SIDE * SIDE)
 
 
 def read_idx_labels(file: Path, count: int) -> np.ndarray:
-    """The labels of ``count`` images, from an IDX file, plain or gzipped: uint8 [count]."""
+    """Read the labels of ``count`` images from an IDX file, plain or gzipped: uint8 [count]."""
     raw = _read_bytes(file)
     magic, found = struct.unpack(">2I", raw[:8]) if len(raw) >= 8 else (0, 0)
     if magic != 0x0801 or found != count or len(raw) != 8 + count:
@@ -119,30 +119,30 @@ def read_idx_labels(file: Path, count: int) -> np.ndarray:
 
 
 def read_amat(file: Path) -> np.ndarray:
-    """Images of a text file with one image of 784 zeros and ones a line: uint8 [n, 784]."""
+    """Read a text file in which each line is one image of 784 zeros and ones: uint8 [n, 784]."""
     pixels = SIDE * SIDE
     rows = [line.split() for line in _read_bytes(file).splitlines() if line.strip()]
     counts = sorted({len(row) for row in rows})
     if counts != [pixels]:
         raise ValueError(
-            f"Expected {file} to hold {pixels} numbers a line, got {counts or 'none'}."
+            f"Expected {file} to have {pixels} numbers in each line, got {counts or 'none'}."
         )
     try:
         values = np.array(rows, dtype=np.float64)
     except ValueError:
-        raise ValueError(f"Expected {file} to hold numbers only, got other text.") from None
+        raise ValueError(f"Expected {file} to contain only numbers, got other text.") from None
     if not np.isin(values, (0.0, 1.0)).all():
-        raise ValueError(f"Expected {file} to hold only 0 and 1, got other numbers or NaN.")
+        raise ValueError(f"Expected {file} to contain only 0 and 1, got other numbers or NaN.")
     return values.astype(np.uint8)
 
 
 def read_chardata(file: Path) -> dict[str, np.ndarray]:
-    """Burda's 28x28 Omniglot: float32 in [0, 1], {"train": [n, 784], "test": [m, 784]}."""
+    """Read the paper's 28x28 Omniglot: {"train": [n, 784], "test": [m, 784]}, float32 in [0, 1]."""
     import scipy.io
 
     try:
         content = scipy.io.loadmat(file, variable_names=["data", "testdata"])
-    except Exception as error:  # scipy raises many kinds on a damaged file
+    except Exception as error:  # on a damaged file SciPy raises errors of many types
         raise ValueError(f"Expected {file} to be a MATLAB 5 file, got: {error}.") from error
     splits = {}
     for split, name in {"train": "data", "test": "testdata"}.items():
@@ -150,17 +150,17 @@ def read_chardata(file: Path) -> dict[str, np.ndarray]:
         if values is None or values.ndim != 2 or values.shape[0] != SIDE * SIDE:
             got = "none" if values is None else f"shape {values.shape}"
             raise ValueError(
-                f"Expected {file} to hold {name!r} of shape [{SIDE * SIDE}, n], got {got}."
+                f"Expected {file} to contain {name!r} of shape [{SIDE * SIDE}, n], got {got}."
             )
         values = _in_unit_range(file, np.asarray(values, np.float32))
-        # MATLAB stores a column of pixels at a time: transpose each image.
+        # MATLAB stores an image column by column: transpose it.
         images = values.T.reshape(-1, SIDE, SIDE).transpose(0, 2, 1)
         splits[split] = np.ascontiguousarray(images).reshape(-1, SIDE * SIDE)
     return splits
 
 
 def read_omniglot_zip(file: Path) -> dict[str, np.ndarray]:
-    """Images of an Omniglot zip by alphabet/character/file: uint8 [784], 255 for ink."""
+    """Read an Omniglot zip: for each alphabet/character/file, an image, uint8 [784], ink = 255."""
     images = {}
     try:
         with zipfile.ZipFile(file) as archive:
@@ -169,21 +169,21 @@ def read_omniglot_zip(file: Path) -> dict[str, np.ndarray]:
                     path = "/".join(name.split("/")[-3:])
                     images[path] = shrink(archive.read(name), f"{name} in {file}")
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"Expected {file} to be a whole zip file, got: {error}.") from error
+        raise ValueError(f"Expected {file} to be an undamaged zip file, got: {error}.") from error
     if not images:
-        raise ValueError(f"Expected {file} to hold Omniglot's PNG files, got none.")
+        raise ValueError(f"Expected {file} to contain Omniglot's PNG files, got none.")
     return images
 
 
-# Row i is the share of each of 105 pixels in the area of pixel i of 28: 105 * 4 = 28 * 15.
+# Entry (i, j) is the share of old pixel j (of 105) in new pixel i (of 28): 105 * 4 = 28 * 15.
 _AREAS = np.repeat(np.eye(SIDE), 15, axis=1) @ np.repeat(np.eye(105), 4, axis=0) / 15
 _AREAS = _AREAS.astype(np.float32)
 
 
 def shrink(png: bytes, name: str) -> np.ndarray:
-    """One Omniglot drawing, 105x105 with dark ink, as 28x28 uint8 [784] with 255 for ink.
+    """Shrink one Omniglot drawing, 105x105 with dark ink, to 28x28: uint8 [784], ink = 255.
 
-    Each new pixel is the mean ink over the area that it covers (antialiasing).
+    Each new pixel is the mean ink over the area that the pixel covers (antialiasing).
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -193,7 +193,7 @@ def shrink(png: bytes, name: str) -> np.ndarray:
                 raise ValueError(f"Expected {name} to be 105x105, got {image.size}.")
             ink = 1.0 - np.asarray(image.convert("L"), np.float32) / 255
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"Expected {name} to be a whole PNG, got: {error}.") from error
+        raise ValueError(f"Expected {name} to be an undamaged PNG file, got: {error}.") from error
     return np.rint(255 * (_AREAS @ ink @ _AREAS.T)).astype(np.uint8).reshape(-1)
 
 
@@ -209,10 +209,10 @@ def _read_keras(file: Path) -> dict[str, np.ndarray]:
                 if f"y_{split}" in content.files
             }
     except KeyError as error:
-        raise ValueError(f"Expected {file} to hold x_train and x_test, got: {error}.") from error
+        raise ValueError(f"Expected {file} to contain x_train and x_test, got: {error}.") from error
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(
-            f"Expected {file} to be a whole npz file without pickles, got: {error}."
+            f"Expected {file} to be an undamaged npz file without pickles, got: {error}."
         ) from error
     for split, images in splits.items():
         if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
@@ -235,7 +235,7 @@ def _places(folder: Path, *below: str) -> Iterable[Path]:
 
 
 def _find_all(place: Path, names: dict[str, tuple[str, ...]]) -> dict[str, Path] | None:
-    """The first existing file of each split; None if there is none; an error if some lack."""
+    """The first existing file of each split; None if no split has one; an error if only some have."""
     found = {
         split: next((place / name for name in options if (place / name).is_file()), None)
         for split, options in names.items()
@@ -244,7 +244,9 @@ def _find_all(place: Path, names: dict[str, tuple[str, ...]]) -> dict[str, Path]
         return None
     for split, file in found.items():
         if file is None:
-            raise ValueError(f"Expected {place} to hold {names[split][0]} too, got no such file.")
+            raise ValueError(
+                f"Expected {place} to contain {names[split][0]} too, got no such file."
+            )
     return {split: file for split, file in found.items() if file}
 
 
@@ -255,11 +257,13 @@ def _read_bytes(file: Path) -> bytes:
                 return stream.read()
         return file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"Expected {file} to be a whole, readable file, got: {error}.") from error
+        raise ValueError(
+            f"Expected {file} to be a readable, undamaged file, got: {error}."
+        ) from error
 
 
 def _in_unit_range(file: Path, values: np.ndarray) -> np.ndarray:
     low, high = (values.min(), values.max()) if values.size else (math.nan, math.nan)
-    if not (low >= 0 and high <= 1):  # false for NaN too
-        raise ValueError(f"Expected {file} to hold values in [0, 1], got {low} to {high}.")
+    if not (low >= 0 and high <= 1):  # NaN fails too
+        raise ValueError(f"Expected {file} to contain values in [0, 1], got {low} to {high}.")
     return values

@@ -1,7 +1,7 @@
-"""Download and prepare with tensorflow-datasets, without TensorFlow.
+"""Download and prepare data sets with tensorflow-datasets (TFDS), without TensorFlow.
 
-The stock builders call TensorFlow when they extract and decode. The subclasses here keep their
-name, version, features, addresses and checksums, and read the downloaded files with NumPy.
+The official builders call TensorFlow to extract and decode files. The subclasses here keep the
+builders' names, versions, features, addresses and checksums, and read the downloaded files with NumPy.
 """
 
 import gzip
@@ -22,38 +22,38 @@ import numpy as np
 from iwae_jax.data import files
 
 CONNECT_SECONDS = 3.0
-"""How long to wait for a server before saying that there is no network."""
+"""How long to wait for a server before an error reports that there is no network."""
 
 _CACHE_NAME = "iwae_jax_28x28_labelled.npz"
 
 
 class UnavailableError(Exception):
-    """The data set is neither prepared on this machine nor to be downloaded now."""
+    """The data set is not prepared on this machine, and cannot be downloaded now."""
 
 
 def read(name: str, data_dir: str | Path | None = None) -> dict[str, np.ndarray]:
-    """Splits of a data set, uint8 [n, 784] each; downloaded and prepared at the first call.
+    """Read the splits of a data set, uint8 [n, 784] each. The first call downloads and prepares it.
 
-    MNIST has its labels too, whole numbers [n]: ``train_labels`` and ``test_labels``.
+    MNIST has labels too, whole numbers [n]: ``train_labels`` and ``test_labels``.
 
     Args:
       name: ``"mnist"``, ``"binarized_mnist"`` or ``"omniglot"``.
-      data_dir: TFDS's folder; by default $TFDS_DATA_DIR or ~/tensorflow_datasets. What is prepared
-        here goes into its subfolder iwae_jax, since data that TensorFlow prepared there are in a
-        format that only TensorFlow reads.
+      data_dir: TFDS's folder. Default: $TFDS_DATA_DIR, or ~/tensorflow_datasets. The data prepared
+        here go into the subfolder iwae_jax, because data that TensorFlow prepared in TFDS's folder
+        have a format that only TensorFlow reads.
 
     Raises:
-      UnavailableError: if it is not on this machine and its server can't be reached.
-      ValueError: if what is on this machine, or what was downloaded, is damaged.
+      UnavailableError: if the data set is not on this machine and its server does not answer.
+      ValueError: if the files on this machine, or the downloaded files, are damaged.
     """
     root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     root = root.expanduser() / "iwae_jax"
     cached = sorted(root.glob(f"{name}/*/{_CACHE_NAME}"))
-    if cached:  # without the import, which takes a second
+    if cached:  # importing TFDS takes a second
         return _load_cache(cached[-1])
     builder = builders()[name](data_dir=root, file_format="array_record")
     if not (Path(builder.data_dir) / "dataset_info.json").is_file():
-        check_network(_SERVERS[name])  # TFDS would try again for minutes
+        check_network(_SERVERS[name])  # TFDS itself would retry for minutes
     return read_builder(builder)
 
 
@@ -65,7 +65,7 @@ _SERVERS = {
 
 
 def check_network(url: str) -> None:
-    """Raise `UnavailableError` within a few seconds if the url's server does not answer."""
+    """Raise `UnavailableError` within a few seconds if the server of the URL does not answer."""
     problem: list[str] = ["no answer"]
 
     def ask():
@@ -79,19 +79,19 @@ def check_network(url: str) -> None:
         except OSError as error:
             problem[:] = [str(getattr(error, "reason", error))]
 
-    # In a thread, since looking a name up has a time-out of its own, which may be long.
+    # In a thread, because looking up a name has its own time-out, which may be long.
     attempt = threading.Thread(target=ask, daemon=True)
     attempt.start()
     attempt.join(2 * CONNECT_SECONDS)
     if problem:
         raise UnavailableError(
-            f"tensorflow-datasets can't download it: no connection to {url} ({problem[0]}). Give a "
-            "folder of files with data_dir instead."
+            f"tensorflow-datasets cannot download the data set: no connection to {url} ({problem[0]}). "
+            "Name a folder of files with data_dir instead."
         )
 
 
 def read_builder(builder: Any) -> dict[str, np.ndarray]:
-    """Prepare a builder of `builders` if need be, read its splits, and cache them as npz."""
+    """Prepare a builder of `builders` if necessary, read its splits, and cache them as npz."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
     from tensorflow_datasets.core.download.util import DownloadError
@@ -105,7 +105,9 @@ def read_builder(builder: Any) -> dict[str, np.ndarray]:
             download_config=tfds.download.DownloadConfig(force_checksums_validation=True)
         )
     except (OSError, DownloadError) as error:
-        raise UnavailableError(f"tensorflow-datasets could not download it: {error}.") from error
+        raise UnavailableError(
+            f"tensorflow-datasets could not download the data set: {error}."
+        ) from error
     except NonMatchingChecksumError as error:
         raise ValueError(
             f"Expected the official checksum of {builder.name}, got: {error}"
@@ -113,9 +115,9 @@ def read_builder(builder: Any) -> dict[str, np.ndarray]:
     splits = {}
     for split in builder.info.splits:
         if split.startswith("small"):
-            continue  # Omniglot's subsets of its training images
+            continue  # subsets of Omniglot's training images
         source = builder.as_data_source(split=split, decoders={"image": tfds.decode.SkipDecoding()})
-        # One record at a time is four times slower.
+        # Reading record by record takes four times as long.
         records = [
             record
             for start in range(0, len(source), 1000)
@@ -147,28 +149,30 @@ def _load_cache(file: Path) -> dict[str, np.ndarray]:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
             splits = {name: content[name] for name in content.files}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"Expected {file} to be whole; remove it: {error}.") from error
+        raise ValueError(
+            f"Expected {file} to be undamaged, got: {error}. Remove the file."
+        ) from error
     pixels = files.SIDE**2
     for name, images in splits.items():
         if name.endswith("_labels"):
             count = len(splits.get(name.removesuffix("_labels"), ()))
             if images.shape != (count,) or not np.issubdtype(images.dtype, np.integer):
                 raise ValueError(
-                    f"Expected {file} to hold {count} whole numbers as {name}; remove it: "
-                    f"{images.dtype} of shape {images.shape}."
+                    f"Expected {name} in {file} to be {count} whole numbers, got {images.dtype} of "
+                    f"shape {images.shape}. Remove the file."
                 )
             continue
         if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != pixels:
             raise ValueError(
-                f"Expected {file} to hold uint8 images [n, {pixels}]; remove it: {name} is "
-                f"{images.dtype} of shape {images.shape}."
+                f"Expected {name} in {file} to be uint8 images [n, {pixels}], got {images.dtype} of "
+                f"shape {images.shape}. Remove the file."
             )
     return splits
 
 
 def builders() -> dict[str, Any]:
-    """The builder classes by name; imports tensorflow-datasets."""
-    # TFDS's notices are about TensorFlow, which is not used.
+    """The builder classes by name. Calling this function imports tensorflow-datasets."""
+    # TFDS logs notices about TensorFlow, which is not used.
     logging.getLogger("absl").setLevel(logging.ERROR)
     import tensorflow_datasets as tfds
     from tensorflow_datasets.datasets.binarized_mnist import (
@@ -181,7 +185,7 @@ def builders() -> dict[str, Any]:
     class MNIST(mnist.MNIST, skip_registration=True):
         """The official builder, with its files read by NumPy."""
 
-        url_infos = mnist.MNIST.url_infos  # sizes and checksums, which a subclass has not
+        url_infos = mnist.MNIST.url_infos  # sizes and checksums, which a subclass does not inherit
 
         def _split_generators(self, dl_manager):
             names = {
@@ -250,7 +254,7 @@ def builders() -> dict[str, Any]:
 
 
 def _png(row: np.ndarray) -> io.BytesIO:
-    """An image as a PNG file; TFDS stores a file as it is, but encodes arrays with TensorFlow."""
+    """Encode an image as PNG. TFDS stores a file unchanged, but would encode an array with TensorFlow."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -260,7 +264,7 @@ def _png(row: np.ndarray) -> io.BytesIO:
 
 
 class _Member(NamedTuple):
-    """A drawing in an Omniglot zip, with the labels that TFDS gives it."""
+    """A drawing in an Omniglot zip, with the labels that TFDS gives to the drawing."""
 
     path: str
     alphabet: str

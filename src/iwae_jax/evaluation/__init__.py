@@ -1,4 +1,4 @@
-"""The likelihood of a model, how far to trust it, and what the latents hold."""
+"""The likelihood of a model, how far to trust its estimate, and measures of the latents."""
 
 from iwae_jax.evaluation import annealing, latents
 from iwae_jax.evaluation.diagnosis import (

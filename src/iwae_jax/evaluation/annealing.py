@@ -1,6 +1,6 @@
-"""Annealed importance sampling with Hamiltonian Monte Carlo, and its bidirectional check.
+"""Annealed importance sampling with Hamiltonian Monte Carlo (HMC), and bidirectional Monte Carlo.
 
-Its transitions are blackjax's, which the extra iwae_jax[annealing] installs.
+The HMC transitions come from blackjax, which the extra iwae_jax[annealing] installs.
 """
 
 from functools import partial
@@ -12,22 +12,22 @@ from jax.flatten_util import ravel_pytree
 
 from iwae_jax.checks import check_key, check_positive_int
 from iwae_jax.objectives.logspace import log_mean_exp
-from iwae_jax.protocol import Params, aside, check_density, datum_keys, flatten_batch, model_of
+from iwae_jax.protocol import Params, check_density, datum_keys, flatten_batch, model_of, other_key
 from iwae_jax.typing import Array, Float, Key, Observations
 
 Start = Literal["posterior", "prior"]
-"""Where the path begins: q(z | x) or p(z)."""
+"""The start of the path: q(z | x) or p(z)."""
 
 TARGET = 0.65
-"""The acceptance rate that step sizes are adapted to (Wu et al.)."""
+"""The acceptance rate to which step sizes are adapted (Wu et al.)."""
 
 _PILOTS = 8  # chains that adapt the step sizes
-_WARM = 50  # of their transitions before the path begins
-_GAIN = 0.2  # of log step size for each unit of acceptance above the target
-_DRAWS = 64  # from the start, which give HMC its scales
-_FIRST_STEP = 0.5  # in these scales
+_WARM = 50  # transitions of the pilot chains before the path begins
+_GAIN = 0.2  # change of the log step size for each unit of acceptance above the target
+_DRAWS = 64  # draws from the start that give HMC its scales
+_FIRST_STEP = 0.5  # the first step size, in these scales
 
-_TRANSITIONS, _PILOT, _SCALES = 5, 6, 7  # numbers of keys, aside from those of samples
+_TRANSITIONS, _PILOT, _SCALES = 5, 6, 7  # numbers of keys that no sample uses
 
 
 def annealed_log_weights(
@@ -41,38 +41,39 @@ def annealed_log_weights(
     start: Start = "posterior",
     batch_size: int = 20,
 ) -> Float[Array, "chains *batch"]:
-    """Log-weights of annealed importance sampling: as `log_weights`, with far less variance.
+    """Log-weights of annealed importance sampling: like `log_weights`, with far less variance.
 
-    Each of ``chains`` walks from the start distribution to p(z | x) along the geometric path
-    p_start^(1 - beta) p(x, z)^beta, with one HMC transition for each of ``steps`` values of beta, and
-    collects a weight whose mean is p(x). So ``objectives.IWAE()`` of the result is a lower bound of
-    log p(x) in expectation, and `evaluation.diagnose` says how far it can be trusted. With one step
-    from the posterior they are the ``log_weights(params, x, key, chains)``.
+    Each chain moves from the start distribution to p(z | x) along the geometric path
+    p_start^(1 - beta) p(x, z)^beta. It takes one HMC transition at each of ``steps`` values of beta, and
+    collects a weight whose mean is p(x). Therefore ``objectives.IWAE()`` of the result is a lower bound
+    of log p(x) in expectation, and `evaluation.diagnose` measures how far to trust it. With one step
+    from the posterior, the result is ``log_weights(params, x, key, chains)``.
 
-    The step sizes are adapted along the path by other chains, in a run before, and fixed for
-    these: a step size that followed its own chain would bias the weights.
+    A step size that follows its own chain would bias the weights. Pilot chains therefore adapt the step
+    sizes along the path first, and the chains proper run with these step sizes fixed.
 
-    HMC amplifies rounding: where the dynamics are chaotic, another ``batch_size`` or device changes a
-    weight as another key would, though not its distribution.
+    HMC amplifies rounding. Where its dynamics are chaotic, another ``batch_size`` or device changes a
+    weight as another key would; the distribution of the weight stays the same.
 
     Args:
       params: parameters that carry their model; its latents must be continuous.
       x: observations, [*batch, *data].
       key: a typed JAX key, or one for each datum (see `datum_keys`).
-      chains: the number of chains of each datum.
-      steps: the number of values of beta, spaced closely near 0 and 1. The variance falls, and the
-        bound tightens, as it grows.
-      leapfrog: steps of the integrator in a transition, each a gradient of the joint density.
-      start: ``"posterior"``, q(z | x), or ``"prior"``, p(z), for which the model must offer
-        ``sample_prior`` and ``log_conditional``. From the prior the estimate does not depend on q.
-      batch_size: data annealed at a time.
+      chains: the number of chains for each datum.
+      steps: the number of values of beta; they lie closer together near 0 and 1. More steps lower the
+        variance and tighten the bound.
+      leapfrog: the number of integrator steps in a transition; each computes one gradient of the
+        joint density.
+      start: ``"posterior"``, q(z | x), or ``"prior"``, p(z). For the prior, the model must offer
+        ``sample_prior`` and ``log_conditional``; the estimate then does not depend on q.
+      batch_size: the number of data that are annealed at a time.
 
     Returns:
       Log-weights in nats.
 
     Raises:
-      ValueError: on input that `iwae_jax.log_weights` refuses, or an argument that is not what it
-        should be, or discrete latents.
+      ValueError: on input that `iwae_jax.log_weights` refuses, on an invalid argument, or if the
+        latents are discrete.
       ImportError: if blackjax is not installed.
 
     Example:
@@ -94,12 +95,14 @@ def annealed_log_weights(
 
 
 class Sandwich(NamedTuple):
-    """Bounds from both sides of log p(x), for data drawn from the model.
+    """A lower and an upper bound of log p(x), for data drawn from the model.
 
     Attributes:
       x: the data, [n, *data].
-      lower: in expectation a lower bound of log p(x), [n], nats: annealing from the start to z.
-      upper: in expectation an upper bound, [n], nats: annealing back from the z that x was made of.
+      lower: a lower bound of log p(x) in expectation, [n], nats. Its chains run from the start to the
+        posterior.
+      upper: an upper bound in expectation, [n], nats. Its chains run back to the start, from the z that
+        x was drawn from.
     """
 
     x: Float[Array, "n *data"]
@@ -118,27 +121,27 @@ def bidirectional(
     start: Start = "posterior",
     batch_size: int = 20,
 ) -> Sandwich:
-    """Enclose log p(x) of n data that are drawn from the model between two bounds.
+    """Draw n data from the model, and enclose their log p(x) between two bounds.
 
-    Simulated data come with an exact draw from their posterior, from which annealing can be run
-    backwards. The mean gap bounds the error of `annealed_log_weights` with the same settings, for data
-    such as the model makes.
+    The z that a simulated datum was drawn from is an exact draw from its posterior. Annealing run
+    backwards from this z gives the upper bound. The mean gap between the bounds limits the error of
+    `annealed_log_weights` with the same settings, for data like those of the model.
 
     Args:
       params: parameters that carry a model with ``sample_prior`` and ``sample_x``.
       key: a typed JAX key.
       n: the number of data.
       chains: the number of chains in each direction.
-      steps: as for `annealed_log_weights`, and so are the others.
-      leapfrog: steps of the integrator in a transition.
-      start: ``"posterior"`` or ``"prior"``.
-      batch_size: data annealed at a time.
+      steps: the number of values of beta, as for `annealed_log_weights`.
+      leapfrog: the number of integrator steps in a transition.
+      start: ``"posterior"`` or ``"prior"``, as for `annealed_log_weights`.
+      batch_size: the number of data that are annealed at a time.
 
     Returns:
       A `Sandwich`.
 
     Raises:
-      ValueError: if an argument or the model is not what it should be.
+      ValueError: if an argument is invalid, or the model lacks a member.
       ImportError: if blackjax is not installed.
 
     Example:
@@ -192,25 +195,25 @@ def _hmc() -> Any:
 
 
 def _betas(steps: int) -> Array:
-    """0 = beta_0 < .. < beta_steps = 1, on a sigmoid."""
+    """The values 0 = beta_0 < .. < beta_steps = 1, spaced by a sigmoid."""
     raw = jax.nn.sigmoid(4.0 * jnp.linspace(-1.0, 1.0, steps + 1))
     betas = (raw - raw[0]) / (raw[-1] - raw[0])
     return betas.at[-1].set(1.0)
 
 
 class _Path:
-    """The distributions between the start and p(z | x) of one datum, over flat vectors z."""
+    """The distributions between the start and p(z | x) for one datum, over flat vectors z."""
 
     def __init__(self, params: Params, x: Array, key: Array, start: str, leapfrog: int):
         self.params, self.x, self.start, self.leapfrog = params, x, start, leapfrog
         template = self.draw_tree(key)
         leaves = jax.tree.leaves(template)
         if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
-            raise ValueError("Expected continuous latents for annealing, got discrete ones.")
+            raise ValueError("Expected latents to be continuous for annealing, got discrete ones.")
         _, self.unravel = ravel_pytree(template)
         hmc = _hmc()
         self._init, self._kernel = hmc.init, hmc.build_kernel()
-        draws = jax.vmap(self.draw)(jax.random.split(aside(key, _SCALES), _DRAWS))
+        draws = jax.vmap(self.draw)(jax.random.split(other_key(key, _SCALES), _DRAWS))
         self.variances = jnp.maximum(jnp.var(draws, axis=0), 1e-12)
 
     def draw_tree(self, key: Array) -> Any:
@@ -223,7 +226,7 @@ class _Path:
         return ravel_pytree(self.draw_tree(key))[0]
 
     def log_ratio(self, z: Array) -> Array:
-        """log p(x, z) - log p_start(z): what a step of beta adds to the log-weight, over its size."""
+        """log p(x, z) - log p_start(z). A step of beta adds its size times this to the log-weight."""
         model, latents = self.params.model, self.unravel(z)
         if self.start == "prior":
             return model.log_conditional(self.params, self.x, latents)
@@ -235,7 +238,7 @@ class _Path:
         return joint - (1.0 - beta) * self.log_ratio(z)
 
     def move(self, z: Array, key: Array, beta: Array, step_size: Array) -> tuple[Array, Array]:
-        """One HMC transition that leaves the distribution of beta as it is; z and the acceptance."""
+        """Take an HMC transition under which p_beta is invariant; return z and the acceptance rate."""
         log_density = partial(self.log_density, beta)
         state = self._init(z, log_density)
         state, info = self._kernel(
@@ -244,7 +247,7 @@ class _Path:
         return state.position, info.acceptance_rate
 
     def step_sizes(self, key: Array, betas: Array) -> Array:
-        """A step size for each of beta_1 .. beta_steps, adapted by pilot chains."""
+        """Adapt a step size for each of beta_1 .. beta_steps with pilot chains."""
         draw_key, key = jax.random.split(key)
         z = jax.vmap(self.draw)(jax.random.split(draw_key, _PILOTS))
 
@@ -264,7 +267,7 @@ class _Path:
 
 
 def _over_data(one: Any, data: Any, batch_size: int) -> Array:
-    """[chains, n] from a function of one datum that gives [chains]."""
+    """Map a function of one datum, which returns [chains], over the data: [chains, n]."""
     return jax.lax.map(one, data, batch_size=batch_size).T
 
 
@@ -275,11 +278,11 @@ def _annealed(params, data, keys, chains, start, steps, leapfrog, batch_size):
     def one(datum):
         x, key = datum
         path = _Path(params, x, key, start, leapfrog)
-        sizes = path.step_sizes(aside(key, _PILOT), betas)
+        sizes = path.step_sizes(other_key(key, _PILOT), betas)
 
         def chain(number):
             z = path.draw(jax.random.fold_in(key, number))
-            move_key = jax.random.fold_in(aside(key, _TRANSITIONS), number)
+            move_key = jax.random.fold_in(other_key(key, _TRANSITIONS), number)
 
             def step(carry, inputs):
                 z, log_w = carry
@@ -304,11 +307,11 @@ def _annealed_back(params, data, z, keys, chains, start, steps, leapfrog, batch_
     def one(datum):
         x, z, key = datum
         path = _Path(params, x, key, start, leapfrog)
-        sizes = path.step_sizes(aside(key, _PILOT), betas)
+        sizes = path.step_sizes(other_key(key, _PILOT), betas)
         z = ravel_pytree(z)[0]
 
         def chain(number):
-            move_key = jax.random.fold_in(aside(key, _TRANSITIONS), number)
+            move_key = jax.random.fold_in(other_key(key, _TRANSITIONS), number)
 
             def step(carry, inputs):
                 z, log_w = carry

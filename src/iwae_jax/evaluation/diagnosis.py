@@ -1,4 +1,4 @@
-"""How far an estimate of log p(x) can be trusted, from its log-weights."""
+"""Estimates of log p(x) from log-weights, and how far to trust them."""
 
 from typing import NamedTuple
 
@@ -7,24 +7,26 @@ import numpy as np
 from iwae_jax.typing import ArrayLike
 
 PARETO_K_LIMIT = 0.7
-"""Where Pareto's k is above it, an importance-sampling estimate should not be trusted."""
+"""Do not trust an importance-sampling estimate whose Pareto's k is above this limit."""
 
 
 class Diagnosis(NamedTuple):
-    """What the k weights of a datum say of log p(x), and of themselves; NumPy arrays, [*batch].
+    """An estimate of log p(x) from k weights of each datum, and its quality; NumPy arrays, [*batch].
 
     Attributes:
-      log_likelihood: log of the mean weight, nats.
-      standard_error: its Monte Carlo standard error, nats, by the jackknife: from the logs of the k
-        means that leave one sample out. It errs on the large side where few weights carry the
-        mean, as the delta method (the weights' relative deviation over sqrt(k)) errs on the small side,
-        by half on trained MNIST models; where neither is the case they agree. NaN for k = 1.
+      log_likelihood: the estimate: log of the mean weight, nats.
+      standard_error: the Monte Carlo standard error of the estimate, nats; NaN for k = 1. The
+        jackknife computes it, from the logs of the k means that leave one sample out. When few weights
+        dominate, the jackknife overestimates the error, and the delta method (relative standard
+        deviation of the weights, over sqrt(k)) underestimates it, by half on trained MNIST models.
+        Otherwise the two agree.
       effective_sample_size: (sum w)^2 / sum w^2, between 1 and k.
-      largest_weight: the largest weight's share of their sum. Near 1 the estimate is one sample.
-      pareto_k: the shape of a generalised Pareto distribution fitted to the largest weights (to
-        min(k / 5, 3 sqrt(k)) of them). Above 0.5 the weights' variance looks infinite, above 0.7 the estimate
-        and its standard error should not be trusted. -inf where the largest weights are equal, NaN for k
-        under 25.
+      largest_weight: the share of the largest weight in the sum of the weights. Near 1, the
+        estimate rests on one sample.
+      pareto_k: the shape of a generalised Pareto distribution, fitted to the min(k / 5, 3 sqrt(k))
+        largest weights. Above 0.5, the variance of the weights appears infinite. Above 0.7, trust
+        neither the estimate nor its standard error. -inf if the largest weights are equal; NaN for
+        k under 25.
     """
 
     log_likelihood: np.ndarray
@@ -35,19 +37,19 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(log_w: ArrayLike) -> Diagnosis:
-    """Estimate log p(x) from log-weights, and say how far the estimate can be trusted.
+    """Estimate log p(x) from log-weights, and measure how far to trust the estimate.
 
-    Computed on the host in float64, datum by datum.
+    The computation runs on the host in float64, datum by datum.
 
     Args:
       log_w: log-weights of independent samples, [k, *batch], from `iwae_jax.log_weights` or
         `annealing.annealed_log_weights`.
 
     Returns:
-      A `Diagnosis`. Where all weights are zero, log p(x) is -inf and the rest NaN.
+      A `Diagnosis`. If all weights of a datum are zero, its log p(x) is -inf and the rest is NaN.
 
     Raises:
-      ValueError: if ``log_w`` has no sample axis, or holds NaN or +inf.
+      ValueError: if ``log_w`` has no sample axis, or contains NaN or +inf.
 
     Example:
       >>> import numpy as np
@@ -64,7 +66,7 @@ def diagnose(log_w: ArrayLike) -> Diagnosis:
     if values.ndim < 1 or not len(values):
         raise ValueError(f"Expected log_w of shape [k, ...], k at least 1, got {values.shape}.")
     if np.isnan(values).any() or np.isposinf(values).any():
-        raise ValueError("Expected log_w to hold neither NaN nor +inf, got some.")
+        raise ValueError("Expected log_w to contain neither NaN nor +inf, got at least one.")
     k, *batch = values.shape
     peak = values.max(axis=0)
     empty = np.isneginf(peak)
@@ -73,7 +75,7 @@ def diagnose(log_w: ArrayLike) -> Diagnosis:
         total = w.sum(axis=0)
         share = w / total
         squares = np.sum(share**2, axis=0)
-        # Logs of the means without each sample, less a constant; finite for a weight that is all.
+        # Log of the mean without sample i, up to a constant; finite even if weight i is the whole sum.
         without = np.log1p(-np.minimum(share, 1 - 2.0**-53))
         spread = np.sum((without - without.mean(axis=0)) ** 2, axis=0)
         error = np.sqrt((k - 1) / k * spread) if k > 1 else np.full(batch, np.nan)
@@ -105,25 +107,25 @@ def _pareto_k(rows: np.ndarray) -> np.ndarray:
         elif high - low > _WIDEST_TAIL:
             found[i] = np.inf
         else:
-            # ArviZ thinks of leave-one-out: its argument is minus the log-weights.
+            # ArviZ expects leave-one-out log-likelihoods: minus the log-weights.
             found[i] = array_stats.psislw(-row)[1]
     return found
 
 
 _WIDEST_TAIL = 500.0
-"""Nats between the largest weight and the tail's smallest. A wider tail underflows in the fit, which
-then finds a k near 0; a true one would be near 100."""
+"""Nats between the largest and the smallest log-weight of the tail. A wider tail underflows in the fit,
+which then returns a k near 0, although the true one is near 100."""
 
 
 class Likelihood(NamedTuple):
-    """The NLL of a split with its two errors kept apart, and the state of the weights behind it.
+    """The NLL of a split, its two errors, and the quality of the weights.
 
     Attributes:
       nll: minus the mean of log p(x) over the data, nats.
-      monte_carlo_error: its standard error over importance samples; NaN for k = 1. What it does not
-        hold is the bias of L_k, which makes an NLL too large.
-      split_error: its standard error over data: what another split of this size might say. The
-        variance between the data less the Monte Carlo variance, which is in it.
+      monte_carlo_error: the standard error of the NLL over importance samples; NaN for k = 1. It
+        excludes the bias of L_k, which makes the NLL too large.
+      split_error: the standard error of the NLL over data: how much another split of this size may
+        differ. Its square is the variance across data, over n, minus the Monte Carlo variance.
       effective_sample_size: the mean over data.
       effective_sample_size_5: the 5th percentile over data.
       largest_weight: the largest normalised weight of any datum.
@@ -139,13 +141,13 @@ class Likelihood(NamedTuple):
     pareto_k_high: float
 
     def warnings(self) -> list[str]:
-        """What speaks against the estimate, in plain words; empty if nothing does."""
+        """Reasons not to trust the estimate, in words; empty if there are none."""
         lines = []
         if self.pareto_k_high > 0.01:
             lines.append(
                 f"Pareto's k is above {PARETO_K_LIMIT} for {self.pareto_k_high:.0%} of the data: few "
-                "samples carry their estimates, whose standard error is not to be trusted, and the "
-                "NLL is likely too large. Use more samples, or annealed importance sampling."
+                "samples dominate their estimates. Do not trust the standard error; the NLL is likely "
+                "too large. Use more samples, or annealed importance sampling."
             )
         if self.effective_sample_size_5 < 10:
             lines.append(
@@ -156,7 +158,16 @@ class Likelihood(NamedTuple):
 
 
 def summarise(found: Diagnosis) -> Likelihood:
-    """The NLL of a split from the `Diagnosis` of each of its data, [n], n at least 1.
+    """Compute the NLL of a split from the `Diagnosis` of its n data.
+
+    Args:
+      found: the diagnosis of each datum, arrays of shape [n], n at least 1.
+
+    Returns:
+      A `Likelihood`.
+
+    Raises:
+      ValueError: if there is no datum.
 
     Example:
       >>> import numpy as np

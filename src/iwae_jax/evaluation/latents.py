@@ -1,4 +1,4 @@
-"""What the latents of a trained model hold: active units, rate and distortion, draws from q_IW."""
+"""Measures of a model's latents: active units, KL divergences, ELBO terms, draws from q_IW."""
 
 from functools import partial
 from typing import NamedTuple
@@ -16,19 +16,19 @@ from iwae_jax.models import (
     encode,
 )
 from iwae_jax.models.distributions import normal_log_prob
-from iwae_jax.protocol import Params, aside, check_density, flatten_batch, model_of
+from iwae_jax.protocol import Params, check_density, flatten_batch, model_of, other_key
 from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 CHOICE = 4
-"""The number, aside from those of samples, of the key that chooses among them."""
+"""The number of the key that chooses among samples; no sample uses this number."""
 
 
 class ActiveUnits(NamedTuple):
-    """Activity of each layer's units, from the layer next to x upwards.
+    """Activity of the units of each layer, from the layer next to x upwards.
 
     Attributes:
-      counts: for each layer, the number of active units; -1 where a variance is not finite.
-      variances: for each layer, the variance over the data of each unit's posterior mean.
+      counts: for each layer, the number of active units; -1 if a variance is not finite.
+      variances: for each layer, the variance across data of each unit's posterior mean.
     """
 
     counts: tuple[Array, ...]
@@ -45,24 +45,24 @@ def active_units(
 ) -> ActiveUnits:
     """Count the units whose posterior mean varies over the data: Var_x(E[u | x]) > threshold.
 
-    In the first layer the posterior mean is known exactly. In a higher layer it is an average of
-    the conditional mean over the layers below; the variance of that average over x is estimated
-    without bias from ``samples`` independent draws, as the variance between data of their mean
-    less its share of the variance within a datum. (The authors' code takes one draw, which adds
-    the variance within.)
+    In the first layer the posterior mean is known exactly. In a higher layer the posterior mean is an
+    average of the conditional mean over the layers below. There, ``samples`` independent draws give an
+    unbiased estimate of the variance: the variance across data of the draws' mean, minus the variance
+    within a datum over ``samples``. (The authors' code takes one draw, which adds the variance within a
+    datum.)
 
     Args:
       params: parameters that carry their model.
-      x: observations, [*batch, *data], at least 2.
+      x: observations, [*batch, *data], at least 2 data.
       key: a typed JAX key.
-      threshold: the smallest variance of an active unit; the paper's is 0.01.
-      samples: draws of the layers below for each datum, at least 2.
+      threshold: a unit is active if its variance is above this value; 0.01 in the paper.
+      samples: the number of draws of the layers below for each datum, at least 2.
 
     Returns:
       `ActiveUnits`: counts and variances of each layer.
 
     Raises:
-      ValueError: on input that `iwae_jax.bound` refuses, or too few data or samples.
+      ValueError: on input that `iwae_jax.bound` refuses, or if there are too few data or samples.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax
@@ -78,7 +78,7 @@ def active_units(
         raise ValueError(f"Expected samples to be at least 2, got {samples}.")
     data, keys, _ = flatten_batch(params, x, key)
     if len(data) < 2:
-        raise ValueError(f"Expected x to hold at least 2 data, got {len(data)}.")
+        raise ValueError(f"Expected x to contain at least 2 data, got {len(data)}.")
     draw_keys = jax.vmap(partial(jax.random.split, num=samples), out_axes=1)(keys)
     means = [[mean for mean, _ in encode(params, data, draw)] for draw in draw_keys]
     variances = []
@@ -97,24 +97,26 @@ def active_units(
 def unit_divergences(
     params: Params, x: Observations, key: Key[Array, ""], *, samples: int = 2
 ) -> tuple[Float[Array, " latent"], ...]:
-    """Each unit's part of KL(q(z | x) || p(z)), averaged over the data, nats.
+    """The contribution of each unit to KL(q(z | x) || p(z)), averaged over the data, nats.
 
-    The part of unit j in layer l is E[log q(z_j | below) - log p(z_j | above)] with z ~ q(z | x); all
-    parts add up to the rate. In the top layer the mean over z_j given what is below is the KL divergence
-    of two normals, and is taken exactly; in lower layers, where what is above depends on z_j, the mean is
-    over draws. A unit collapsed to its prior has none: the other definition of an inactive unit.
+    The contribution of unit j is E[log q(z_j | below) - log p(z_j | above)] with z ~ q(z | x), where
+    "below" and "above" are the neighbouring layers. The contributions of all units add up to the rate.
+    In the top layer the mean over z_j is the KL divergence of two normals, and is computed in closed
+    form. In a lower layer, the layer above depends on z_j, so the mean is over draws. The contribution
+    of a unit that has collapsed to its prior is zero: the second definition of an inactive unit.
 
     Args:
       params: parameters that carry a model with ``posterior_moments`` and ``prior_moments``.
-      x: observations, [*batch, *data], at least one.
+      x: observations, [*batch, *data], at least one datum.
       key: a typed JAX key.
-      samples: draws from q(z | x) for each datum.
+      samples: the number of draws from q(z | x) for each datum.
 
     Returns:
-      For each layer, from the one next to x upwards, [latent], nats.
+      For each layer, from the one next to x upwards, an array [latent], nats.
 
     Raises:
-      ValueError: on input that `iwae_jax.bound` refuses, or no data, or a model without these members.
+      ValueError: on input that `iwae_jax.bound` refuses, if there is no datum, or if the model lacks
+        a member.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax
@@ -131,7 +133,7 @@ def unit_divergences(
     samples = check_positive_int("samples", samples)
     data, keys, _ = flatten_batch(params, x, key)
     if not len(data):
-        raise ValueError("Expected x to hold at least one datum, got none.")
+        raise ValueError("Expected x to contain at least one datum, got none.")
     return _unit_divergences(params, data, keys, samples)
 
 
@@ -167,15 +169,15 @@ def _normal_divergences(mean, scale, prior_mean, prior_scale):
 
 
 class Surgery(NamedTuple):
-    """Terms of the ELBO, averaged over n data, nats: scalars.
+    """Terms of the ELBO, averaged over n data: scalars, nats.
 
     ELBO = -distortion - rate, and rate = mutual_information + marginal_divergence.
 
     Attributes:
       rate: E[KL(q(z | x) || p(z))].
       distortion: -E[log p(x | z)], z ~ q(z | x).
-      mutual_information: of z and which of the n data was encoded, E[log q(z | x) - log q(z)]; at
-        most log n, and near it when the data are told apart by their codes.
+      mutual_information: E[log q(z | x) - log q(z)], between z and the index of the encoded datum. At
+        most log n; near log n if the codes distinguish the data.
       marginal_divergence: KL(q(z) || p(z)) of the aggregate posterior, q(z) = 1/n sum_m q(z | x_m).
       ceiling: log n.
     """
@@ -192,19 +194,20 @@ def elbo_surgery(
 ) -> Surgery:
     """Split the ELBO of n data into distortion, mutual information and aggregate-posterior KL.
 
-    One z is drawn for each datum; log q(z) of each is exact for these n data, from all n^2 pairs.
+    The function draws one z for each datum. For these n data, log q(z) is exact: it is computed from
+    all n^2 pairs.
 
     Args:
       params: parameters that carry a model with ``log_conditional``.
-      x: observations, [*batch, *data], at least one.
+      x: observations, [*batch, *data], at least one datum.
       key: a typed JAX key, or one for each datum.
-      batch_size: data whose posteriors are evaluated at all z at a time.
+      batch_size: the number of data whose posteriors are evaluated at all z at a time.
 
     Returns:
       A `Surgery`.
 
     Raises:
-      ValueError: on input that `iwae_jax.bound` refuses, or no data, or a model without
+      ValueError: on input that `iwae_jax.bound` refuses, if there is no datum, or if the model lacks
         ``log_conditional``.
 
     Example:
@@ -222,7 +225,7 @@ def elbo_surgery(
     batch_size = check_positive_int("batch_size", batch_size)
     data, keys, _ = flatten_batch(params, x, key)
     if not len(data):
-        raise ValueError("Expected x to hold at least one datum, got none.")
+        raise ValueError("Expected x to contain at least one datum, got none.")
     return _elbo_surgery(params, data, keys, batch_size)
 
 
@@ -239,7 +242,7 @@ def _elbo_surgery(params, data, keys, batch_size):
 
     z, log_q, log_conditional, log_prior = jax.lax.map(one, (data, keys), batch_size=batch_size)
     count = len(data)
-    # All data in whole batches; what fills the last one up counts for nothing.
+    # The data in whole batches; rows that fill up the last batch do not count.
     batches = -(-count // batch_size)
     numbers = jnp.arange(batches * batch_size).reshape(batches, batch_size)
 
@@ -265,22 +268,23 @@ def _elbo_surgery(params, data, keys, batch_size):
 def resampled_posterior(
     params: Params, x: Observations, key: Key[Array, "*batch"], k: int, n: int
 ) -> PyTree:
-    """Draw from q_IW, the posterior that the k-sample bound fits: one of k samples by its weight.
+    """Draw from q_IW, the posterior that the k-sample bound fits.
 
-    q_IW is q for k = 1 and tends to the true posterior as k grows.
+    A draw from q_IW is one of k samples from q, chosen with probability proportional to its weight.
+    q_IW is q for k = 1, and tends to the true posterior as k grows.
 
     Args:
       params: parameters that carry their model.
       x: observations, [*batch, *data].
       key: a typed JAX key, or one for each datum.
-      k: the number of samples from q that each draw is chosen from.
+      k: the number of samples from q among which each draw is chosen.
       n: the number of draws.
 
     Returns:
       z, each leaf [n, *batch, *latent].
 
     Raises:
-      ValueError: on input that `iwae_jax.bound` refuses, or n is not a positive int.
+      ValueError: on input that `iwae_jax.bound` refuses, or if n is not a positive int.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax
@@ -309,7 +313,7 @@ def _resampled_posterior(params, data, keys, k, n):
             return z, model.log_joint(params, x, z) - log_q
 
         z, log_w = jax.vmap(one)(jnp.arange(k))
-        chosen = jax.random.categorical(aside(key, CHOICE), log_w)
+        chosen = jax.random.categorical(other_key(key, CHOICE), log_w)
         return jax.tree.map(lambda leaf: leaf[chosen], z)
 
     def of_all_data(number):
@@ -319,20 +323,20 @@ def _resampled_posterior(params, data, keys, k, n):
 
 
 def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
-    """Remove units from a `ModelConfig`'s model: they no longer reach x, nor weigh on the bound.
+    """Remove units from the model of a `ModelConfig`.
 
-    A unit that is removed has the posterior N(0, 1) and the prior N(0, 1), whose densities cancel, and
-    its value is not passed on to any other unit.
+    The posterior and the prior of a removed unit become N(0, 1), so their densities cancel in every
+    weight. No other unit, and no pixel, reads its value.
 
     Args:
       params: parameters of a `ModelConfig`.
-      keep: for each layer, from the one next to x upwards, which units are kept, bool [latent].
+      keep: for each layer, from the one next to x upwards, the units to keep, bool [latent].
 
     Returns:
       Parameters of the same model and shape.
 
     Raises:
-      ValueError: if the model is no `ModelConfig` or ``keep`` does not fit it.
+      ValueError: if the model is not a `ModelConfig`, or ``keep`` does not fit the model.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax
@@ -377,7 +381,7 @@ def _is_layered_normal(model: ModelConfig) -> bool:
 
 
 def _silence_heads(variables: PyTree, keep: np.ndarray) -> PyTree:
-    """Mean and log-scale of the units that are not kept become 0."""
+    """Set the mean and the log-scale of removed units to 0."""
     network = variables["params"]
     silent = {
         head: jax.tree.map(lambda leaf: jnp.where(_last(keep, leaf), leaf, 0.0), network[head])
@@ -391,7 +395,7 @@ def _last(keep: np.ndarray, leaf: Array) -> np.ndarray:
 
 
 def _silence_inputs(variables: PyTree, keep: np.ndarray) -> PyTree:
-    """The units that are not kept reach nothing."""
+    """Set the weights from removed units to 0."""
     network = variables["params"]
     first = ["hidden_0"] if "hidden_0" in network else list(network)
     silent = {

@@ -1,4 +1,4 @@
-"""The likelihood that is reported of a model."""
+"""The likelihood that is reported for a model."""
 
 from functools import partial
 
@@ -25,19 +25,20 @@ def log_likelihood(
 ) -> Float[Array, "*batch"]:
     """Estimate log p(x) of each datum from k importance samples.
 
-    This is the bound L_k, a lower bound of log p(x) in expectation: ``bound(params, x, key, k)``
-    up to rounding, streamed over samples and data. Beside a copy of x, peak memory grows with
-    neither k nor the number of data (but for k Sobol points, with ``noise="sobol"``), and the result does
-    not depend on how the work is cut.
+    The estimate is L_k, a lower bound of log p(x) in expectation. It equals
+    ``bound(params, x, key, k)`` up to rounding. The computation streams over samples and data, so peak
+    memory grows with neither k nor the number of data, apart from a copy of x and, with
+    ``noise="sobol"``, k Sobol points. ``chunk_size``, ``batch_size`` and the number of devices change the
+    result by rounding alone.
 
     Args:
       params: parameters that carry their model.
       x: observations, [*batch, *data].
       key: a typed JAX key, or one for each datum (see `datum_keys`).
       k: the number of importance samples.
-      chunk_size: samples of a datum computed at a time.
-      batch_size: data computed at a time.
-      noise: what the samples are drawn from, as for `log_weights`.
+      chunk_size: the number of samples of a datum that are computed at a time.
+      batch_size: the number of data that are computed at a time.
+      noise: the kind of noise that the samples are made from, as for `log_weights`.
 
     Returns:
       Estimates of log p(x), nats. Minus their mean over a whole split is the NLL.
@@ -65,7 +66,7 @@ def log_likelihood(
 
 
 def _shard_count(data: Array) -> int:
-    """The number of pieces into which the first axis is cut over devices, as far as is known."""
+    """The number of pieces into which devices cut the first axis; 1 where tracing hides the cut."""
     sharding = jax.typeof(data).sharding if isinstance(data, jax.core.Tracer) else data.sharding
     return len(data) // sharding.shard_shape(data.shape)[0] if len(data) else 1
 
@@ -83,12 +84,12 @@ def _log_likelihood(params, data, keys, points, k, chunk_size, batch_size, shard
             log_w = datum_log_weights(params, x, key, samples, noise=noise, points=points)
             log_w = jnp.where(samples < k, log_w, -jnp.inf)
             new_peak = jnp.maximum(peak, jnp.max(log_w))
-            # The sum is kept relative to the largest weight so far; while all are zero, to 1.
+            # The sum is relative to the largest weight so far, or to 1 while all weights are zero.
             shift = jnp.where(jnp.isfinite(new_peak), new_peak, 0.0)
             total = total * jnp.exp(peak - shift) + jnp.sum(jnp.exp(log_w - shift))
             return (new_peak, total), None
 
-        zero = jnp.zeros_like(x.reshape(-1)[0])  # on x's devices, as the sums will be
+        zero = jnp.zeros_like(x.reshape(-1)[0])  # on the devices of x, like the sums
         (peak, total), _ = jax.lax.scan(add_chunk, (zero - jnp.inf, zero), starts)
         shift = jnp.where(jnp.isfinite(peak), peak, 0.0)
         return jnp.log(total) + shift - jnp.log(float(k))

@@ -20,7 +20,7 @@ from iwae_jax.importance import (
 )
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
-from iwae_jax.protocol import Params, aside, check_density, check_members, flatten_batch
+from iwae_jax.protocol import Params, check_density, check_members, flatten_batch, other_key
 from iwae_jax.typing import Array, Float, Key, Observations, PyTree
 
 _STOP, _OFFSET, _TERM = 0, 1, 2  # uses of a datum's key other than its samples
@@ -200,7 +200,7 @@ def _uniform(keys: Key[Array, " n"], use: int) -> Float[Array, " n"]:
 
 
 def _other_keys(keys: Key[Array, " n"], use: int) -> Key[Array, " n"]:
-    return jax.vmap(aside, in_axes=(0, None))(keys, use)
+    return jax.vmap(other_key, in_axes=(0, None))(keys, use)
 
 
 def _streams(objective: Objective, estimator: Estimator) -> bool:
