@@ -113,7 +113,9 @@ def test_a_truncated_gzip_file(tmp_path):
     files.write_mnist(tmp_path, TRAIN, TEST)
     file = tmp_path / "train-images-idx3-ubyte.gz"
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz to be a readable, undamaged file"):
+    with pytest.raises(
+        ValueError, match="train-images-idx3-ubyte.gz to be a readable, undamaged file"
+    ):
         data_files.find_mnist(tmp_path)
 
 
