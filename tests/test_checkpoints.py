@@ -8,7 +8,7 @@ import pytest
 
 import iwae_jax
 from iwae_jax import TrainState
-from iwae_jax.training.checkpoints import Checkpoints
+from iwae_jax.training.checkpoints import Checkpoints, _digest, _named_leaves
 from tests.test_importance import KEY, binary, small
 
 
@@ -52,7 +52,7 @@ def test_the_newest_are_kept(tmp_path, keep, left):
 
 
 def invert(folder):
-    """Half of every file, inverted."""
+    """Invert half of every file."""
     for file in folder.rglob("*"):
         if file.is_file():
             content = file.read_bytes()
@@ -60,7 +60,7 @@ def invert(folder):
 
 
 def flip_a_bit(folder):
-    """One bit of the largest file: a number of a weight, as a rule."""
+    """Flip one bit of the largest file, which usually holds the weights."""
     file = max((f for f in folder.rglob("*") if f.is_file()), key=lambda f: f.stat().st_size)
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
@@ -77,7 +77,7 @@ def empty(folder):
 
 
 def lose_the_digest(folder):
-    """What a kill between the checkpoint and its digest leaves."""
+    """As a kill between the checkpoint and its digest does."""
     folder.with_suffix(".sha256").unlink()
 
 
@@ -94,7 +94,7 @@ def test_a_damaged_newest_one_is_skipped_with_a_warning_that_names_it(tmp_path, 
     assert restored is not None
     assert restored[0] == 1
     assert_equal(restored[1], older)
-    # Its number can be written again.
+    # Its number can be reused.
     saved.save(2, newer)
     again = Checkpoints(tmp_path).restore(older)
     assert again is not None
@@ -112,13 +112,100 @@ def test_all_damaged_is_an_error_not_a_fresh_start(tmp_path):
         Checkpoints(tmp_path).restore({"a": jnp.ones(3)})
 
 
-def test_another_shape_is_not_restored_silently(tmp_path):
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            {"a": jnp.ones(4)},
+            r"Expected the leaf \['a'\] of the checkpoint .*1 to have shape \(4,\)",
+        ),
+        ({"b": jnp.ones(3)}, r"Expected the checkpoint .*1 to have the leaf \['b'\], got none"),
+        ({}, r"Expected the checkpoint .*1 to fit the state, got a leaf \['a'\]"),
+    ],
+)
+def test_a_checkpoint_of_another_model_does_not_fit_but_is_not_damaged(tmp_path, template, message):
     Checkpoints(tmp_path).save(1, {"a": jnp.ones(3)})
+    with pytest.raises(ValueError, match=message) as caught:  # a warning would be an error
+        Checkpoints(tmp_path).restore(template)
+    assert "damaged" not in str(caught.value)
+
+
+def save_in_the_old_layout(folder, step, state):
+    """As the first version wrote it: no subfolder for the item."""
+    ocp = pytest.importorskip("orbax.checkpoint")
+    folder.mkdir(exist_ok=True)
+    writer = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    writer.save(folder / str(step), args=ocp.args.StandardSave(_named_leaves(state)), force=True)
+    (folder / f"{step}.sha256").write_text(_digest(folder / str(step)))
+
+
+def test_a_run_goes_on_from_the_old_layout(tmp_path):
+    optimizer = optax.adam(1e-2)
+    old, new = trained(1, optimizer), trained(2, optimizer)
+    save_in_the_old_layout(tmp_path, 1, old)
+    saved = Checkpoints(tmp_path)
+    assert saved.steps == [1]
+    restored = saved.restore(TrainState.create(small(2), optimizer))
+    assert restored is not None
+    assert restored[0] == 1
+    assert_equal(restored[1], old)
+    # The two layouts stand next to each other: either can be restored, replaced and deleted.
+    saved.save(2, new)
+    assert saved.steps == [1, 2]
+    restored = Checkpoints(tmp_path).restore(old)
+    assert restored is not None
+    assert_equal(restored[1], new)
+    flip_a_bit(tmp_path / "2")
+    with pytest.warns(UserWarning, match=f"Skipped the damaged checkpoint {tmp_path}/2"):
+        restored = Checkpoints(tmp_path).restore(old)
+    assert restored is not None
+    assert_equal(restored[1], old)
+    saved = Checkpoints(tmp_path)
+    saved.save(1, new)
+    saved.save(2, new)
+    saved.save(3, new)
+    assert saved.steps == [2, 3]
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, lose_a_file, lose_the_digest])
+def test_damage_in_the_old_layout_is_seen(tmp_path, damage):
+    save_in_the_old_layout(tmp_path, 1, {"a": jnp.ones(3)})
+    damage(tmp_path / "1")
     with (
-        pytest.warns(UserWarning, match="Skipped"),
-        pytest.raises(ValueError, match="readable checkpoint"),
+        pytest.warns(UserWarning, match="Skipped the damaged checkpoint"),
+        pytest.raises(ValueError, match="Expected a readable checkpoint"),
     ):
-        Checkpoints(tmp_path).restore({"a": jnp.ones(4)})
+        Checkpoints(tmp_path).restore({"a": jnp.ones(3)})
+
+
+@pytest.mark.parametrize(
+    "save", [lambda *a: Checkpoints(a[0]).save(*a[1:]), save_in_the_old_layout]
+)
+def test_leaves_with_former_names(tmp_path, save):
+    save(tmp_path, 1, {"theta": jnp.ones(3), "same": jnp.zeros(2)})
+    template = {"p": jnp.zeros(3), "same": jnp.ones(2)}
+    asked = []
+
+    def former(name):
+        asked.append(name)
+        return name.replace("['p']", "['theta']")
+
+    restored = Checkpoints(tmp_path).restore(template, former=former)
+    assert restored is not None
+    assert_equal(restored[1], {"p": jnp.ones(3), "same": jnp.zeros(2)})
+    assert asked == ["['p']"]
+    with pytest.raises(ValueError, match=r"to have the leaf \['p'\], got none"):
+        Checkpoints(tmp_path).restore(template)
+    with pytest.raises(ValueError, match=r"to have the leaf \['q'\], got none"):
+        Checkpoints(tmp_path).restore({"q": jnp.ones(3), "same": jnp.ones(2)}, former=former)
+
+
+def test_looking_at_a_folder_changes_nothing(tmp_path):
+    left = tmp_path / "2.orbax-checkpoint-tmp-7"  # perhaps of a process that is saving now
+    left.mkdir()
+    assert Checkpoints(tmp_path).steps == []
+    assert Checkpoints(tmp_path / "new").steps == []
+    assert [file.name for file in tmp_path.iterdir()] == [left.name]
 
 
 def test_what_a_kill_while_saving_leaves_is_cleared(tmp_path):

@@ -1,28 +1,32 @@
-"""Save and restore train states, atomically, with Orbax.
+"""Save and restore train states with Orbax's CheckpointManager, plus a digest of each checkpoint.
 
-A checkpoint appears whole or not at all: a process killed while it saves leaves a temporary
-folder, which the next start ignores. A digest of its files, written last, tells a checkpoint that
-was damaged afterwards; Orbax itself does not notice a changed number.
+A killed process leaves no half-written checkpoint: Orbax writes to a temporary folder, and the next
+save removes it. Orbax does not detect a number that changes on the disk afterwards. Therefore `Checkpoints`
+writes a digest of the files, last of all, and checks it before a checkpoint is restored.
 """
 
 import hashlib
 import logging
-import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 
 State = TypeVar("State")
 
+_ITEM = "default"
+"""The subfolder in which CheckpointManager stores a single item."""
+
 
 class Checkpoints:
-    """The checkpoints in a folder, the newest ``keep`` of them.
+    """The newest checkpoints in a folder.
 
     Args:
-      folder: where they are; made if need be.
-      keep: how many to keep. Two or more let a damaged newest one be skipped.
+      folder: the folder of the checkpoints. The first save creates it if necessary.
+      keep: the number of checkpoints to keep. With two or more, a damaged newest checkpoint can be
+        skipped.
 
     Example:
       >>> import tempfile, jax.numpy as jnp
@@ -35,63 +39,91 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, *, keep: int = 2):
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save
-        import orbax.checkpoint as ocp  # here, since it takes as long to import as jax
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax logs every step of a save
+        import orbax.checkpoint as ocp  # here, because the import takes as long as that of jax
 
         self.folder = Path(folder).resolve()
         self._keep = keep
-        self._args = ocp.args
-        self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._ocp = ocp
+        self._reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._writer: Any = (
+            None  # opened by the first save, since opening removes temporary folders
+        )
 
     @property
     def steps(self) -> list[int]:
         """The numbers of the checkpoints, oldest first."""
         if not self.folder.is_dir():
             return []
-        return sorted(int(file.name) for file in self.folder.iterdir() if file.name.isdecimal())
+        manager = self._writer or self._open(create=False, read_only=True)
+        return sorted(manager.all_steps(read=True))
 
     def save(self, step: int, state: object) -> None:
-        """Write a pytree of arrays under a number; one of that number is replaced."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(left)  # of a process killed while it saved
-        self._digest_file(step).unlink(missing_ok=True)
-        path = self.folder / str(step)
-        self._orbax.save(path, args=self._args.StandardSave(_named_leaves(state)), force=True)
-        partial = self.folder / "digest.partial"
-        partial.write_text(_digest(path))
-        partial.replace(self._digest_file(step))
-        for old in [number for number in self.steps if number < step][: -(self._keep - 1) or None]:
-            self._digest_file(old).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / str(old))
+        """Write a pytree of arrays under a number, and delete the oldest checkpoints.
 
-    def restore(self, template: State) -> tuple[int, State] | None:
-        """The newest checkpoint that is whole, and its number; None if there is none.
-
-        Newer ones that are not are named in a warning.
+        A checkpoint that has this number already is replaced.
 
         Args:
-          template: a pytree with the structure, shapes and dtypes of the one that was saved.
+          step: the number of the checkpoint.
+          state: a pytree of arrays.
+        """
+        if self._writer is None:
+            self._writer = self._open(create=True, cleanup_tmp_directories=True)
+        if (self.folder / str(step)).exists():
+            self._delete(step)
+        arguments = self._ocp.args.StandardSave(_named_leaves(state))
+        self._writer.save(step, args=arguments, force=True)
+        partial = self.folder / "digest.partial"
+        partial.write_text(_digest(self.folder / str(step)))
+        partial.replace(self._digest_file(step))
+        # Not CheckpointManager's max_to_keep, which deletes before the digest is written: a kill in
+        # between would leave no checkpoint to restore.
+        older = sorted(number for number in self._writer.all_steps() if number < step)
+        for old in older[: -(self._keep - 1) or None]:
+            self._delete(old)
+
+    def restore(
+        self, template: State, *, former: Callable[[str], str] | None = None
+    ) -> tuple[int, State] | None:
+        """Restore the newest undamaged checkpoint.
+
+        A warning names each damaged checkpoint that is skipped.
+
+        Args:
+          template: a pytree with the structure, shapes and dtypes of the saved one.
+          former: a function from the name of a leaf to its name in an earlier version. It is called
+            for each leaf whose own name the checkpoint lacks. The name of a leaf is its path,
+            ``jax.tree_util.keystr``: ``"['weight']"``.
+
+        Returns:
+          The number of the checkpoint, and the restored pytree. None if there is no checkpoint.
 
         Raises:
-          ValueError: if there are checkpoints, but none of them is whole and fits the template.
+          ValueError: if all checkpoints are damaged, or the newest undamaged one does not fit the
+            template.
         """
-        named = _named_leaves(template)
-        abstract = {name: jax.ShapeDtypeStruct(a.shape, a.dtype) for name, a in named.items()}
         steps = self.steps
         for step in reversed(steps):
             path = self.folder / str(step)
+            item = path / _ITEM if (path / _ITEM).is_dir() else path  # older layout: no subfolder
             try:
                 if self._digest_file(step).read_text() != _digest(path):
                     raise ValueError("its files have changed since they were written")
-                restored = self._orbax.restore(path, args=self._args.StandardRestore(abstract))
-            except Exception as error:  # what Orbax raises on what it can't read has no one type
+                stored = self._reader.metadata(item).item_metadata.tree
+            except Exception as error:  # on unreadable files Orbax raises errors of many types
                 reason = (str(error).strip().splitlines() or [repr(error)])[0]
                 warnings.warn(
                     f"Skipped the damaged checkpoint {path}: {reason[:200]}", stacklevel=2
                 )
                 continue
-            leaves = [restored[name] for name in named]
+            wanted = _named_leaves(template)
+            names = _stored_names(path, wanted, stored, former)
+            abstract = {
+                names[name]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+                for name, leaf in wanted.items()
+            }
+            restored = self._reader.restore(item, args=self._ocp.args.StandardRestore(abstract))
+            leaves = [restored[names[name]] for name in wanted]
             return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
         if steps:
             raise ValueError(
@@ -99,8 +131,48 @@ class Checkpoints:
             )
         return None
 
+    def _open(self, **options: Any) -> Any:
+        ocp = self._ocp
+        settings = ocp.CheckpointManagerOptions(
+            enable_async_checkpointing=False, save_root_metadata=False, **options
+        )
+        return ocp.CheckpointManager(self.folder, options=settings)
+
+    def _delete(self, step: int) -> None:
+        self._digest_file(step).unlink(missing_ok=True)
+        if step not in self._writer.all_steps():
+            self._writer.reload()  # written by someone else since the writer was opened
+        self._writer.delete(step)
+
     def _digest_file(self, step: int) -> Path:
         return self.folder / f"{step}.sha256"
+
+
+def _stored_names(
+    path: Path,
+    leaves: dict[str, jax.Array],
+    stored: dict[str, Any],
+    former: Callable[[str], str] | None,
+) -> dict[str, str]:
+    """The name in the checkpoint of each leaf; a `ValueError` names the first leaf that differs."""
+    names = {}
+    for name, leaf in leaves.items():
+        names[name] = former(name) if former is not None and name not in stored else name
+        if names[name] not in stored:
+            raise ValueError(f"Expected the checkpoint {path} to have the leaf {name}, got none.")
+        shape = tuple(stored[names[name]].shape)
+        if shape != tuple(leaf.shape):
+            raise ValueError(
+                f"Expected the leaf {name} of the checkpoint {path} to have shape "
+                f"{tuple(leaf.shape)}, got {shape}."
+            )
+    for name in stored:
+        if name not in names.values():
+            raise ValueError(
+                f"Expected the checkpoint {path} to fit the state, got a leaf {name} that the "
+                "state lacks."
+            )
+    return names
 
 
 def _digest(folder: Path) -> str:
@@ -114,6 +186,6 @@ def _digest(folder: Path) -> str:
 
 
 def _named_leaves(tree: object) -> dict[str, jax.Array]:
-    """The leaves by their paths, so that a file does not depend on the classes of the nodes."""
+    """The leaves by their paths, so that a checkpoint does not depend on the classes of the nodes."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
