@@ -16,8 +16,8 @@ import numpy as np
 import tyro
 
 import iwae_jax
-from experiments.results import Keys
-from experiments.runner import restore_run
+from experiments.shared.results import Keys
+from experiments.shared.runner import restore_run
 from iwae_jax.noise import NOISES, Noise
 
 

@@ -1,1 +1,1 @@
-"""Experiments that reproduce published results: ``python -m experiments.NAME``."""
+"""Commands that reproduce published results: ``python -m experiments.NAME``, one module each."""

@@ -2,18 +2,18 @@
 
     python -m experiments.mnist --k=50
 
-With the full MNIST this takes 13 passes, about 6 minutes on two CPU cores, and gives a test
-NLL of 92.8 nats; with the embedded digits it takes about a minute. The paper's protocol is
---preset=paper: 3,280 passes, for which the paper reports 84.78.
+On the full MNIST this takes 13 passes, about 6 minutes on two CPU cores, and gives a test
+NLL of 92.8 nats. On the embedded digits it takes about a minute. The paper's protocol is
+--preset=paper: 3,280 passes, for which the paper reports 84.78 nats.
 
-Stopped at any moment, the same command goes on from the last checkpoint.
+Rerun the command to resume a stopped run from its last checkpoint.
 """
 
 import time
 
 _STARTED = time.time()
 
-from experiments.command import main  # noqa: E402
+from experiments.shared.command import main  # noqa: E402
 
 if __name__ == "__main__":
     main("mnist", __doc__ or "", _STARTED)

@@ -2,18 +2,18 @@
 
     python -m experiments.omniglot --k=50
 
-The paper's file is chardata.mat; with it and --preset=paper the paper reports 104.67 nats. The
-original drawings (zip files, or tensorflow-datasets) are resized here and split at random: their
-results are near the paper's but not comparable to a tenth of a nat.
+The paper's file is chardata.mat. On this file, with --preset=paper, the paper reports 104.67
+nats. The original drawings (zip files, or tensorflow-datasets) are resized here and split at
+random. Their results are near the paper's; do not compare them to a tenth of a nat.
 
-Stopped at any moment, the same command goes on from the last checkpoint.
+Rerun the command to resume a stopped run from its last checkpoint.
 """
 
 import time
 
 _STARTED = time.time()
 
-from experiments.command import main  # noqa: E402
+from experiments.shared.command import main  # noqa: E402
 
 if __name__ == "__main__":
     main("omniglot", __doc__ or "", _STARTED)

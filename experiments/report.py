@@ -1,51 +1,56 @@
-"""One page over all runs of a folder: a table, curves, pictures, and what differs between them.
+"""Write one page about all runs of a folder: a table, curves, pictures and differences.
 
     python -m experiments.report runs
 
-Writes RUNS_DIR/report.html, which needs no network and no other file: it can be mailed, printed, and
-read on a phone. Columns are sorted by a click on their head, curves are compared by ticking runs. Runs
-that are not finished are shown with what there is of them.
+Writes RUNS_DIR/report.html in a few seconds. The page needs no network and no other file. Click
+on a column's head to sort; tick runs to compare their curves. The page also shows runs that are
+not finished.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
-from experiments.command import leave
-from experiments.config import UsageError, parse
+from experiments.shared.command import leave
+from experiments.shared.config import parse
+from experiments.shared.display import console
+from experiments.shared.errors import UsageError
+from experiments.shared.files import write_atomically, writing_to
+from experiments.shared.flags import optional
+from experiments.shared.page import collect, render
 
 
 @dataclass(frozen=True)
 class Arguments:
-    """What to report."""
+    """The page."""
 
-    runs_dir: tyro.conf.Positional[Path] = Path("runs")
-    """Folder in which runs are looked for, at any depth."""
-    out: Path | None = None
-    """The file to write (default: RUNS_DIR/report.html)."""
+    runs_dir: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUNS_DIR")] = Path(
+        "runs"
+    )
+    """Folder of the runs, at any depth."""
+    out: Annotated[Path | None, optional("FILE", "RUNS_DIR/report.html")] = None
+    """The file to write."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` if the folder does not exist."""
+        if not self.runs_dir.is_dir():
+            raise UsageError(f"Expected RUNS_DIR to be a folder, got {str(self.runs_dir)!r}.")
 
 
 def main() -> int:
     """Write the page; return the exit status."""
-    arguments = parse(Arguments, "python -m experiments.report", __doc__ or "", Arguments())
-    if not arguments.runs_dir.is_dir():
-        raise UsageError(f"Expected RUNS_DIR to be a folder, got {str(arguments.runs_dir)!r}.")
-    from experiments.display import console
-    from experiments.page import collect, render
-
+    arguments = parse(Arguments, "python -m experiments.report", __doc__ or "")
+    arguments.check()
     runs = collect(arguments.runs_dir)
     if not runs:
         raise UsageError(
             f"Expected runs in {arguments.runs_dir}, got no folder with a config.json."
         )
     out = arguments.out or arguments.runs_dir / "report.html"
-    partial = out.with_name(out.name + ".partial")
-    try:
-        partial.write_text(render(runs, str(arguments.runs_dir)), encoding="utf-8")
-        partial.replace(out)
-    except OSError as error:
-        raise UsageError(f"Expected to write to {out}, got: {error.strerror}.") from error
+    with writing_to(out):
+        write_atomically(out, render(runs, str(arguments.runs_dir)))
     finished = sum(run.summary is not None for run in runs)
     size = out.stat().st_size / 1e6
     console.print(f"{len(runs)} runs, {finished} of them finished: {out} ({size:.1f} MB)")

@@ -1,31 +1,33 @@
 """Table 1 of Burda et al. (2016): NLL and active units against k, layers and objective.
 
-    python -m experiments.table1 --plan                # what there is to do, and how long it takes
+    python -m experiments.table1 --plan                # print the runs and the time that they take
     python -m experiments.table1 --passes=13           # a reduced protocol: an hour on two cores
     python -m experiments.table1 --preset=paper --seed 0 1 2
 
-Each cell is a run of its own, in the folder that experiments.mnist gives it: finished ones are kept,
-others go on from their last pass when the same command is given again. After each of them table1.md,
-table1.csv, orderings.csv and table1.png are written to OUT_DIR/table1: measured beside published, the
-difference and its standard error, and which of the paper's orderings hold. What differs from the
-paper's protocol, such as fewer passes, is said in all of them. At k = 1 both objectives are the
-ELBO: one run serves both.
+Each cell is a run in the folder of experiments.mnist. Finished runs are kept; rerun the command to resume the
+others. After each run the command writes table1.md, table1.csv, orderings.csv and table1.png to OUT_DIR/table1:
+measured and published NLL, the difference and its standard error, and the paper's orderings. All of them list
+the differences from the paper's protocol, such as fewer passes. At k = 1 both objectives are the ELBO, so
+one run fills both cells.
 """
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
-from experiments.command import as_typed, leave
-from experiments.config import Config, Count, UsageError, parse
+from experiments.shared.checks import check_given
+from experiments.shared.command import as_typed, leave
+from experiments.shared.config import Config, parse
+from experiments.shared.flags import SWITCH, SourceFlags
+from experiments.shared.table1_results import run_cells
+from experiments.shared.table_flags import TableFlags
+from experiments.shared.table_runs import Cell, Cells
 
 
 @dataclass(frozen=True)
 class Table1:
-    """Fill Table 1."""
+    """The cells."""
 
     dataset: tuple[Literal["mnist", "omniglot", "binarized_mnist"], ...] = ("mnist",)
     """Data sets."""
@@ -34,79 +36,51 @@ class Table1:
     layers: tuple[Literal[1, 2], ...] = (1, 2)
     """Stochastic layers."""
     objective: tuple[Literal["vae", "iwae"], ...] = ("vae", "iwae")
-    """vae: the mean of k ELBO terms; iwae: the log of the mean of k weights."""
+    """vae: mean of k ELBO terms. iwae: log of the mean of k weights."""
     seed: tuple[int, ...] = (0,)
-    """Seeds: each draws its own parameters, batches and pixels."""
-    preset: Literal["quick", "paper"] = "quick"
-    """quick: 13 passes, or as --passes says; paper: all 3,280."""
-    passes: Count = None
-    """Passes over the data."""
-    loss: Literal["mean", "sum"] = "mean"
-    """Loss of a batch; see experiments.mnist --help."""
-    eval_k: int = 5000
-    """Importance samples of the test likelihood."""
-    eval_images: Count = None
-    """Evaluate on the first so many test images (default: all)."""
-    data_source: Literal["auto", "files", "tfds", "embedded"] = "auto"
-    """Where the data come from; see experiments.mnist --help."""
-    data_dir: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Folder of local data files (default: the environment variable IWAE_JAX_DATA)."""
-    out_dir: str = "runs"
-    """Run folders go to OUT_DIR/DATASET/NAME, the table to OUT_DIR/table1."""
-    plan: bool = False
-    """Print the plan and the time it would take, and stop."""
+    """Seeds. Each has its own parameters, batches and pixels."""
+    plan: Annotated[bool, SWITCH] = False
+    """Print the runs and the time that they take, and stop."""
+    training: TableFlags = field(default_factory=TableFlags)
+    data: SourceFlags = field(default_factory=SourceFlags)
 
-    def runs(self) -> dict[tuple[str, str, int, int], tuple[Config, ...]]:
-        """The runs of each cell, one a seed, by (dataset, objective, layers, k)."""
-        cells = {}
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        check_given(self, "dataset", "k", "layers", "objective", "seed")
+        self.training.check()
+
+    def runs(self) -> dict[Cell, tuple[Config, ...]]:
+        """The runs of each cell, one for each seed, by (dataset, objective, layers, k)."""
+        cells: dict[Cell, tuple[Config, ...]] = {}
         for dataset in dict.fromkeys(self.dataset):
-            base = Config(
-                dataset=dataset,
-                preset=self.preset,
-                passes=self.passes,
-                loss=self.loss,
-                eval_k=self.eval_k,
-                eval_images=self.eval_images,
-                data_source=self.data_source,
-                data_dir=self.data_dir,
-                out_dir=self.out_dir,
-            )
-            swept = replace(
-                base, k=self.k, layers=self.layers, objective=self.objective, seed=self.seed
+            swept = self.training.config(
+                dataset,
+                self.data,
+                k=self.k,
+                layers=self.layers,
+                objective=self.objective,
+                seed=self.seed,
             )
             swept.check()
             for run in swept.runs():
-                (layers,), (objective,), (k,) = run.layers, run.objective, run.k
-                if k == 1:
-                    run = replace(run, objective=self.objective[:1])
-                cells[dataset, objective, layers, k] = (
-                    *cells.get((dataset, objective, layers, k), ()),
-                    run,
-                )
+                cell = (dataset, run.bound.objective[0], run.network.depth, run.bound.k[0])
+                if run.bound.k == (1,):
+                    run = run.replace(objective=self.objective[0])
+                cells[cell] = (*cells.get(cell, ()), run)
         return cells
 
 
 def main() -> int:
-    """Parse the command line and fill the table."""
+    """Fill the table; return the exit status."""
     started = time.time()
-    arguments = parse(Table1, "python -m experiments.table1", __doc__ or "", Table1())
-    for name in ("dataset", "k", "layers", "objective", "seed"):
-        if not getattr(arguments, name):
-            raise UsageError(f"Expected at least one value for --{name}, got none.")
-    if arguments.eval_images is not None and arguments.eval_images < 2:
-        raise UsageError(
-            f"Expected --eval-images to be at least 2, got {arguments.eval_images}: a table has errors."
-        )
-    cells = arguments.runs()
-    from experiments.cells import Cells  # imports jax, which --help does not need
-    from experiments.tables import run_cells
-
-    table = Cells(cells, Path(arguments.out_dir))
+    arguments = parse(Table1, "python -m experiments.table1", __doc__ or "")
+    arguments.check()
+    out = Path(arguments.training.out_dir)
+    cells = Cells(arguments.runs(), out)
     if arguments.plan:
-        table.print_plan()
+        cells.print_plan()
         return 0
-    command = as_typed("python -m experiments.table1")
-    return run_cells(table, Path(arguments.out_dir) / "table1", command, started)
+    return run_cells(cells, out / "table1", as_typed("python -m experiments.table1"), started)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from experiments import command, config, plots, published, runner
 from experiments import evaluate as evaluate_command
-from experiments.folders import RunFolder
+from experiments.shared import command, config, datasets, drawing, published, runner
+from experiments.shared.folders import RunFolder
+from experiments.shared.schedule import ScheduleFlags
 from iwae_jax import checkpoints, evaluation
 from iwae_jax.data import tfds as data_tfds
 from tests import files
@@ -144,7 +145,7 @@ def test_every_picture_names_data_split_k_and_binarization(run, monkeypatch):
     def catch(figure, file, caption):
         captions[file.name] = caption
 
-    monkeypatch.setattr(plots, "_save", catch)
+    monkeypatch.setattr(drawing, "save", catch)
     run("--binarization", "fixed", "--layers", 2)
     assert set(captions) == {
         *("curves.png", "samples.png", "reconstructions.png", "active_units.png", "weights.png")
@@ -161,11 +162,11 @@ def test_every_picture_names_data_split_k_and_binarization(run, monkeypatch):
     [
         (["--k", 0], "error: Expected --k to be at least 1, got 0."),
         (["--k"], "error: Expected at least one value for --k, got none."),
-        (["--k", "many"], "error: Error parsing --k"),
+        (["--k", "many"], "error: Expected --k to be an int, got 'many'."),
         (["--batch-size", 0], "error: Expected --batch-size to be at least 1, got 0."),
         (["--eval-k", -3], "error: Expected --eval-k to be at least 1, got -3."),
-        (["--layers", 3], "error: invalid choice '3' for argument '--layers'"),
-        (["--colour", "red"], "error: Unrecognized options: --colour"),
+        (["--layers", 0], "error: Expected --layers to be at least 1, got 0."),
+        (["--colour", "red"], "error: Unknown flag --colour: --help lists the flags."),
         (["--data-dir", "/no/such/folder"], "error: Expected --data-dir to be a folder"),
         (["--out-dir", "/proc/no"], "error: Expected to write to /proc/no"),
         (["--stages", 2], "error: Expected --stages or --passes, got both."),
@@ -176,7 +177,7 @@ def test_every_picture_names_data_split_k_and_binarization(run, monkeypatch):
         (["--seed", 2**32], "error: Expected --seed in [0, 2**32), got 4294967296."),
         (["--k", 2**31], "under 2**31"),
         (["--total-stages", 20], "to be at most a million"),
-        (["--preset", "paper"], "error: Expected --preset=paper alone"),
+        (["--preset", "paper"], "error: Expected --preset=paper without --passes, got both."),
         (["--dataset", "mnist", "--data-source", "files"], "error: No folder was given"),
         (["--dataset", "mnist", "--data-source", "tfds"], "error: tensorflow-datasets can't"),
     ],
@@ -238,7 +239,7 @@ def test_a_failed_run_does_not_stop_the_rest(run, tmp_path):
 
 def restored(folder):
     settings = config.Config.from_json(json.loads((folder / "config.json").read_text()))
-    template = runner.initial_state(settings, runner.load_data(settings))
+    template = runner.initial_state(settings, datasets.load_data(settings))
     found = checkpoints.Checkpoints(folder / "checkpoints").restore(template)
     assert found is not None
     return found
@@ -255,7 +256,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, folder, monkeypatch, bad_p
         return lambda step: jax.numpy.where(step < first + 5, 1e-3, jax.numpy.inf)
 
     with monkeypatch.context() as patch:
-        patch.setattr(config.Config, "schedule", schedule)
+        patch.setattr(ScheduleFlags, "learning_rate", schedule)
         status, printed = run("--passes", 4)  # and checkpoints are 20 s apart
     assert status == 1
     # The update of step 6 is infinite, so the bound of step 7 is the first that is not finite.
@@ -389,18 +390,19 @@ def test_evaluating_again(run, folder, monkeypatch, capsys):
 
 
 def test_the_default_is_the_papers_config():
-    paper = config.Config(preset="paper")
-    assert paper.total_passes(784) == 3280
-    assert (paper.batch_size, paper.adam_eps, paper.adam_beta1, paper.eval_k) == (
+    paper = config.Config.of(preset="paper")
+    assert paper.schedule.total_passes(784) == 3280
+    values = paper.flat()
+    assert tuple(values[n] for n in ("batch_size", "adam_eps", "adam_beta1", "eval_k")) == (
         20,
         1e-4,
         0.9,
         5000,
     )
-    assert config.Config().total_passes(784) == 13
-    assert config.Config().total_passes(64) == 121
-    assert config.Config(passes=5).total_passes(784) == 5
-    schedule = paper.schedule(2980)
+    assert config.Config().schedule.total_passes(784) == 13
+    assert config.Config().schedule.total_passes(64) == 121
+    assert config.Config.of(passes=5).schedule.total_passes(784) == 5
+    schedule = paper.schedule.learning_rate(2980)
     np.testing.assert_allclose(
         np.array([schedule(0), schedule(2980 * 3279)]), [1e-3, 1e-4], rtol=1e-6
     )
@@ -409,8 +411,8 @@ def test_the_default_is_the_papers_config():
 def test_the_sum_of_a_batch_is_a_smaller_epsilon():
     """Adam on the summed loss with eps is Adam on the mean with eps / batch size."""
     gradient: Any = {"w": np.array([1e-4, -3e-5], np.float32)}
-    by_sum = config.Config(loss="sum", batch_size=20).optimizer(10)
-    plain = config.Config(loss="mean", batch_size=20).optimizer(10)
+    by_sum = ScheduleFlags(loss="sum", batch_size=20).optimizer(10)
+    plain = ScheduleFlags(loss="mean", batch_size=20).optimizer(10)
     parameters = {"w": np.zeros(2, np.float32)}
     with jax.numpy_dtype_promotion("standard"):
         a: Any = by_sum.update(gradient, by_sum.init(parameters), parameters)[0]
@@ -443,7 +445,7 @@ def test_a_folder_is_held_by_one_process(run, folder):
     with RunFolder(folder).locked():
         status, printed = run()
     assert status == 2
-    assert f"Another process is at work in {folder}" in printed
+    assert f"Another process is running in {folder}" in printed
     assert run()[0] == 0
 
 
@@ -523,7 +525,7 @@ def test_what_differs_from_the_paper_is_said(run):
     ],
 )
 def test_objectives_and_gradients_on_the_command_line(monkeypatch, words, objective, name):
-    parsed = config.parse(config.Config, "test", "Test.", config.Config(k=(2,)), words.split())
+    parsed = config.parse(config.Config, "test", "Test.", config.Config.of(k=2), words.split())
     parsed.check()
     assert repr(parsed.objective_function) == objective
     assert parsed.name == name

@@ -14,8 +14,13 @@ import pytest
 
 import iwae_jax
 from experiments import bias, compare, snr
-from experiments.config import UsageError
-from experiments.gaussian import Gaussian
+from experiments.shared import command, control_variates
+from experiments.shared.comparison import Entry
+from experiments.shared.entries import expand, parse_entry
+from experiments.shared.errors import UsageError
+from experiments.shared.flags import DataFlags
+from experiments.shared.linear_gaussian import Gaussian
+from experiments.shared.slopes import slope_of
 from iwae_jax import objectives
 from iwae_jax.gradients import Gradient
 
@@ -34,7 +39,7 @@ def type_it(monkeypatch, capsys, tmp_path):
         words = [*map(str, words), "--out-dir", str(tmp_path / "out")]
         monkeypatch.setattr(sys, "argv", [module.__name__, *words])
         with pytest.raises(SystemExit) as stop:
-            module.main()
+            command.leave(module.main)
         printed = capsys.readouterr()
         assert "Traceback" not in printed.out + printed.err
         return stop.value.code, printed.out + printed.err
@@ -75,16 +80,18 @@ def test_control_variates_have_the_means_that_are_said():
     draws = np.array(list(itertools.product([0, 1], repeat=k)))
     law = np.prod(np.where(draws, chance, 1 - chance), axis=1)
     means = {n: np.mean(values[draws] ** n, axis=1) - moments[n] for n in (1, 2, 3, 4)}
-    assert len(bias.CONTROLS) > 10
-    for powers in bias.CONTROLS:
+    assert len(control_variates.CONTROLS) > 10
+    for powers in control_variates.CONTROLS:
         enumerated = np.dot(law, np.prod([means[n] for n in powers], axis=0))
-        np.testing.assert_allclose(bias.exact_mean(powers, moments, k), enumerated, atol=1e-12)
+        np.testing.assert_allclose(
+            control_variates.exact_mean(powers, moments, k), enumerated, atol=1e-12
+        )
 
 
 def test_a_slope_is_that_of_the_logs():
     points = {k: 3.0 * k**-2 for k in (1, 8, 16, 64)}
-    assert snr.slope_of(points | {1: 100.0}) == pytest.approx(-2.0)
-    assert np.isnan(snr.slope_of({8: 1.0}))
+    assert slope_of(points | {1: 100.0}) == pytest.approx(-2.0)
+    assert np.isnan(slope_of({8: 1.0}))
 
 
 def test_snr_writes_what_it_says(type_it, tmp_path):
@@ -146,15 +153,16 @@ def test_a_seed_of_compare_is_a_run_of_its_own(type_it, tmp_path):
     type_it(compare, *QUICK)
     curves = rows(tmp_path / "out" / "curves.csv")
     arguments = compare.Compare(
-        k=2, passes=2, seeds=3, batch_size=200, dataset="digits", data_source="embedded"
-    )
-    from experiments.results import Keys
-    from experiments.runner import load_data
+        k=2, passes=2, seeds=3, batch_size=200,
+        data=DataFlags(dataset="digits", data_source="embedded"),
+    )  # fmt: skip
+    from experiments.shared.datasets import load_data
+    from experiments.shared.results import Keys
 
     base = arguments.base()
     data, keys = load_data(base), Keys.of(base)._replace()
     params = iwae_jax.init(keys.init, base.model(64), data_mean=data.mean)
-    state = iwae_jax.TrainState.create(params, base.optimizer(7))
+    state = iwae_jax.TrainState.create(params, base.schedule.optimizer(7))
     for number in range(2):
         state, values = iwae_jax.train_epoch(
             state, data.train, keys.train, 2, batch_size=200, maximum=data.maximum
@@ -171,7 +179,7 @@ def test_compare_goes_on_where_it_was_stopped(type_it, tmp_path, monkeypatch):
     type_it(compare, *QUICK)
     whole = rows(tmp_path / "out" / "curves.csv")
     (tmp_path / "out").rename(tmp_path / "whole")
-    save, saves = compare._Entry.save, []
+    save, saves = Entry.save, []
 
     def killed(self):
         save(self)
@@ -179,10 +187,10 @@ def test_compare_goes_on_where_it_was_stopped(type_it, tmp_path, monkeypatch):
         if len(saves) == 3:
             raise OSError("no space left")
 
-    monkeypatch.setattr(compare._Entry, "save", killed)
+    monkeypatch.setattr(Entry, "save", killed)
     status, _ = type_it(compare, *QUICK)
     assert status == 1
-    monkeypatch.setattr(compare._Entry, "save", save)
+    monkeypatch.setattr(Entry, "save", save)
     status, _ = type_it(compare, *QUICK)
     assert status == 0
     again = rows(tmp_path / "out" / "curves.csv")
@@ -220,23 +228,23 @@ def test_a_folder_holds_one_comparison(type_it, tmp_path):
 
 
 def test_words_that_stand_for_several_entries():
-    entries = compare.expand(("gradients", "objectives", "iwae/reparam@8"))
+    entries = expand(("gradients", "objectives", "iwae/reparam@8"))
     assert entries[0] == "iwae" and len(set(entries)) == len(entries)
     assert {"iwae/gdreg", "iwae/vimco", "renyi", "sumo", "iwae/reparam@8"} < set(entries)
     for entry in entries:
-        compare.parse_entry(entry, 50)
+        parse_entry(entry, 50)
 
 
 def test_entries_are_what_they_say():
-    assert compare.parse_entry("vae", 4) == (objectives.ELBO(), Gradient())
-    assert compare.parse_entry("renyi:alpha=-inf/stl@3", 4) == (
+    assert parse_entry("vae", 4) == (objectives.ELBO(), Gradient())
+    assert parse_entry("renyi:alpha=-inf/stl@3", 4) == (
         objectives.Renyi(-np.inf), Gradient("stl", "stl", 3),
     )  # fmt: skip
-    objective, gradient = compare.parse_entry("tvo:partitions=[0,0.5,1],first=0.2/gdreg+vimco@2", 4)
+    objective, gradient = parse_entry("tvo:partitions=[0,0.5,1],first=0.2/gdreg+vimco@2", 4)
     assert objective == objectives.TVO((0, 0.5, 1), first=0.2)
     assert gradient == Gradient("gdreg", "vimco", 2)
     with pytest.raises(UsageError, match="Expected an entry"):
-        compare.parse_entry("miwae:m=3", 4)
+        parse_entry("miwae:m=3", 4)
 
 
 @pytest.mark.parametrize(

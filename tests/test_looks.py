@@ -10,17 +10,19 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from experiments import annealing, command, latent_pictures, latents, pictures, plots, posterior
-from experiments.config import Config
-from experiments.folders import RunFolder
-from experiments.runner import load_data, run_one
+from experiments import annealing, latents, posterior
+from experiments.shared import command, drawing, latent_pictures, posterior_density, run_pictures
+from experiments.shared.config import Config
+from experiments.shared.datasets import load_data
+from experiments.shared.folders import RunFolder
+from experiments.shared.runner import run_one
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A finished run on the digits."""
-    config = Config(
-        dataset="digits", passes=6, k=(2,), batch_size=50, eval_k=60, eval_images=60, layers=(2,)
+    config = Config.of(
+        dataset="digits", passes=6, k=2, batch_size=50, eval_k=60, eval_images=60, layers=2
     )
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "digits" / config.name)
     run_one(config, folder, load_data(config), 0.0)
@@ -42,15 +44,15 @@ def type_it(monkeypatch, capsys):
 
 def test_latents(type_it, trained, monkeypatch):
     captions = {}
-    save = plots._save
+    save = drawing.save
 
     def catch(figure, file, caption):
         captions[file.name] = caption
         save(figure, file, caption)
 
-    monkeypatch.setattr(plots, "_save", catch)
+    monkeypatch.setattr(drawing, "save", catch)
     status, printed = type_it(latents, trained, "--probe-images", 300, "--map-images", 60)
-    assert status == 0 and "linear classifier of posterior means" in printed
+    assert status == 0 and "linear classifier on posterior means" in printed
     folder = trained / "latents"
     names = {"neighbours", "traversals", "interpolations", "arithmetic", "map"}
     assert {file.name for file in folder.iterdir()} == {f"{n}.png" for n in names} | {
@@ -73,7 +75,7 @@ def test_latents_without_labels(trained, monkeypatch, capsys):
 
         return replace(load_data(config), labels=None)
 
-    monkeypatch.setattr("experiments.runner.load_data", unlabelled)
+    monkeypatch.setattr("experiments.shared.runner.load_data", unlabelled)
     found = latent_pictures.look(trained, probe_images=50, map_images=30, seed=0, data_dir=None)
     assert "linear_probe" not in found and "map" in found
     assert "no linear probe" in capsys.readouterr().out
@@ -127,7 +129,7 @@ def test_the_density_of_q_iw_is_that_of_its_draws():
         lambda a: a + 0.3 * jax.random.normal(jax.random.key(a.size), a.shape), params
     )
     x, k, n = jnp.array([1.0, 0, 1, 1, 0, 0]), 4, 20_000
-    found = posterior._densities(params, x, jax.random.key(1), (1, k))
+    found = posterior_density.densities(params, x, jax.random.key(1), (1, k))
     grid = np.stack(np.meshgrid(*found["axes"], indexing="ij"), -1)
     cell = np.prod([axis[1] - axis[0] for axis in found["axes"]])
     assert found["posterior"].sum() * cell == pytest.approx(1, abs=1e-6)
@@ -149,7 +151,7 @@ def test_the_density_of_q_iw_is_that_of_its_draws():
 def test_bounds_by_samples():
     """L_k of groups of one set of weights, in NumPy."""
     log_w = np.random.default_rng(0).normal(0, 1, (10, 3)).astype(np.float32)
-    curves = pictures.bounds_by_samples(log_w)
+    curves = run_pictures.bounds_by_samples(log_w)
     by_k = dict(curves["L_k (lower bound)"])
     assert list(by_k) == [1, 2, 5, 10]
     for k, value in by_k.items():

@@ -8,8 +8,9 @@ from html.parser import HTMLParser
 
 import pytest
 
-from experiments import command, page, report
-from experiments.folders import RunFolder
+from experiments import report
+from experiments.shared import command, page
+from experiments.shared.folders import RunFolder
 
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d49484452000000010000000108060000001f15c4890000000d49444154789c6360606060"

@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments import config, runner
+from experiments.shared import config, datasets, runner
 from iwae_jax import checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +31,7 @@ def start(out_dir):
 
 def final_state(folder):
     settings = config.Config.from_json(json.loads((folder / "config.json").read_text()))
-    template = runner.initial_state(settings, runner.load_data(settings))
+    template = runner.initial_state(settings, datasets.load_data(settings))
     restored = checkpoints.Checkpoints(folder / "checkpoints").restore(template)
     assert restored is not None
     assert restored[0] == PASSES
@@ -65,7 +65,7 @@ def test_a_run_killed_at_random_moments(tmp_path):
         outputs.append(output)
     assert statuses == [-signal.SIGKILL, 143, -signal.SIGKILL, 130], outputs
     for stopped in (outputs[1], outputs[3]):
-        assert "the same command goes on from the last checkpoint" in stopped
+        assert "rerun the command to resume from the last checkpoint" in stopped
         assert "Traceback" not in stopped
     last = start(tmp_path / "stopped")
     output, _ = last.communicate()

@@ -5,16 +5,24 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from experiments import command, published, runner, table1, table2, tables
-from experiments.cells import Cells
-from experiments.config import Config, UsageError
-from experiments.folders import RunFolder
+from experiments import table1, table2
+from experiments.shared import command, datasets, published, runner, table1_results
+from experiments.shared.config import Config, UsageError
+from experiments.shared.flags import SourceFlags
+from experiments.shared.folders import RunFolder
+from experiments.shared.table_flags import TableFlags
+from experiments.shared.table_runs import Cells
 
-CELLS = table1.Table1(data_source="embedded", seed=(0, 1))
+CELLS = table1.Table1(data=SourceFlags(data_source="embedded"), seed=(0, 1))
+
+
+def training(**values: Any) -> table1.Table1:
+    return replace(CELLS, training=TableFlags(**values))
 
 
 @pytest.fixture
@@ -40,15 +48,15 @@ def make(cells: Cells, nlls: dict, images: int = 50, noise: float = 0.01) -> Non
             if cell[1:] not in nlls or folder.path.exists():
                 continue
             folder.path.mkdir(parents=True)
-            data = cells.data[run.dataset]
-            folder.open(replace(run, data_source=data.source), runner.run_facts(run, data))
-            log_p = base - nlls[cell[1:]] - 0.02 * run.seed[0] + rng.normal(0, noise, images)
+            data = cells.data_of(run)
+            folder.open(run.replace(data_source=data.source), runner.run_facts(run, data))
+            log_p = base - nlls[cell[1:]] - 0.02 * run.run.seed[0] + rng.normal(0, noise, images)
             np.save(folder.path / "test_log_likelihood.npy", log_p)
             summary = {
                 "test_nll": -log_p.mean(),
                 "monte_carlo_error": 0.003,
                 "split_error": log_p.std(ddof=1) / np.sqrt(images),
-                "active_units": [20 + run.seed[0]] * cell[2],
+                "active_units": [20 + run.run.seed[0]] * cell[2],
                 "effective_sample_size": 10.0,
                 "effective_sample_size_5": 2.0,
                 "largest_weight": 0.9,
@@ -79,7 +87,7 @@ def test_at_k_1_both_objectives_are_one_run():
 def test_rows_and_orderings(tmp_path):
     cells = Cells(CELLS.runs(), tmp_path)
     make(cells, NLLS)
-    rows = {(r["objective"], r["layers"], r["k"]): r for r in tables.table_rows(cells)}
+    rows = {(r["objective"], r["layers"], r["k"]): r for r in table1_results.table_rows(cells)}
     assert set(rows) == set(NLLS)  # the cells that are finished
     row = rows["iwae", 1, 50]
     runs = cells.runs["mnist", "iwae", 1, 50]
@@ -97,7 +105,7 @@ def test_rows_and_orderings(tmp_path):
     assert row["published_nll"] is None and row["difference"] is None
     assert "REDUCED PROTOCOL" in row["protocol"] and "NOT comparable" in row["protocol"]
 
-    found = {o["ordering"]: o for o in tables.orderings(cells)}
+    found = {o["ordering"]: o for o in table1_results.orderings(cells)}
     assert found["L=1, iwae: k=50 below k=5"]["verdict"] == "holds"
     assert found["L=1, vae: k=50 below k=5"]["verdict"] == "does not hold yet"
     assert found["L=2, k=5: iwae below vae"]["verdict"] == "holds"
@@ -115,7 +123,7 @@ def test_rows_and_orderings(tmp_path):
 def test_every_ordering_holds_in_the_published_table(tmp_path):
     cells = Cells(CELLS.runs(), tmp_path)
     make(cells, {cell[1:]: published.TABLE_1[cell].nll for cell in cells.runs}, noise=0.001)
-    found = tables.orderings(cells)
+    found = table1_results.orderings(cells)
     assert len(found) == 4 * 2 + 4 + 5  # with k, of the objectives, of the layers; k = 1 once
     assert {o["verdict"] for o in found} == {"holds"}
 
@@ -125,7 +133,7 @@ def test_files_are_written_with_the_label(tmp_path):
     make(cells, NLLS)
     out = tmp_path / "table1"
     out.mkdir()
-    tables._write(cells, out, "python -m experiments.table1 --x")
+    table1_results._write(cells, out, "python -m experiments.table1 --x")
     names = {file.name for file in out.iterdir()}
     assert names == {"table1.md", "table1.csv", "orderings.csv", "table1.png"}
     text = (out / "table1.md").read_text()
@@ -149,9 +157,9 @@ def test_files_are_written_with_the_label(tmp_path):
 
 
 def test_cells_of_another_protocol_are_refused_before_anything_is_written(tmp_path):
-    make(Cells(replace(CELLS, passes=13).runs(), tmp_path), NLLS)
-    Cells(replace(CELLS, passes=13).runs(), tmp_path)  # the same: fine
-    for other in (replace(CELLS, passes=14), replace(CELLS, passes=13, loss="sum")):
+    make(Cells(training(passes=13).runs(), tmp_path), NLLS)
+    Cells(training(passes=13).runs(), tmp_path)  # the same: fine
+    for other in (training(passes=14), training(passes=13, loss="sum")):
         with pytest.raises(UsageError, match="holds another run"):
             Cells(other.runs(), tmp_path)
 
@@ -163,9 +171,9 @@ def test_what_is_not_known_is_not_zero(tmp_path):
         summary = json.loads(file.read_text())
         summary |= {"pareto_k_high": None, "monte_carlo_error": None}
         file.write_text(json.dumps(summary))
-    for row in tables.table_rows(cells):
+    for row in table1_results.table_rows(cells):
         assert row["pareto_k_high"] is row["monte_carlo_error"] is row["standard_error"] is None
-    tables._write(cells, tmp_path, "x")
+    table1_results._write(cells, tmp_path, "x")
     cells_of_table = (tmp_path / "table1.md").read_text().split("## ")[0].split("|---|")[-1]
     assert "±" not in cells_of_table and "| mnist |" in cells_of_table
 
@@ -244,11 +252,11 @@ def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path):
     # Folders may be moved: what a run went on from is known by what it was.
     (tmp_path / "mnist").rename(tmp_path / "moved")
     moved = tmp_path / "moved" / second.name
-    assert runner.restore_run(moved, None)[0].k == (2,)
+    assert runner.restore_run(moved, None)[0].bound.k == (2,)
     saved = Config.from_json(json.loads((moved / "config.json").read_text()))
     moved_first = tmp_path / "moved/vae-L1-k1-seed0"
-    again = replace(saved, after=str(moved_first))
-    data = runner.load_data(again)
+    again = saved.replace(after=str(moved_first))
+    data = datasets.load_data(again)
     RunFolder(moved).check(again, runner.run_facts(again, data))
     summary = json.loads((moved_first / "summary.json").read_text())
     (moved_first / "summary.json").write_text(json.dumps(summary | {"test_nll": 1.0}))
@@ -261,22 +269,22 @@ def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path):
     [(1, (1, 1e-3)), (2, (3, 7.2e-4)), (4, (3, 7.2e-4)), (13, (9, 5.2e-4)), (3280, (2187, 1e-4))],
 )
 def test_the_last_stage(passes, expected):
-    assert Config(passes=passes).last_stage(784) == expected
-    assert Config(preset="paper").last_stage(784) == (2187, 1e-4)
+    assert Config.of(passes=passes).schedule.last_stage(784) == expected
+    assert Config.of(preset="paper").schedule.last_stage(784) == (2187, 1e-4)
 
 
 def test_after_must_be_a_finished_run(type_it, tmp_path):
     with pytest.raises(UsageError, match="Expected --after to be a finished run's folder"):
-        replace(Config(), after=str(tmp_path)).check()
+        Config.of(after=str(tmp_path)).check()
     with pytest.raises(UsageError, match="Expected a finished run"):
-        runner._last_state(Path(tmp_path), runner.load_data(Config(dataset="digits")))
+        runner._last_state(Path(tmp_path), datasets.load_data(Config.of(dataset="digits")))
 
 
 def test_bad_usage(type_it):
     for words, message in (
         (["--k", 0], "Expected --k to be at least 1, got 0."),
         (["--k"], "Expected at least one value for --k"),
-        (["--layers", 3], "invalid choice '3'"),
+        (["--layers", 3], "Expected --layers in {1, 2}, got '3'."),
         (["--data-dir", "/no/such"], "Expected --data-dir to be a folder"),
         (["--eval-images", 1], "Expected --eval-images to be at least 2, got 1"),
     ):

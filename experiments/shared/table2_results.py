@@ -1,8 +1,6 @@
-"""What experiments.table2 runs and writes."""
+"""Table 2: the runs before and after the switch, and the files that contain them."""
 
-import csv
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +8,23 @@ import jax
 import numpy as np
 
 import iwae_jax
-from experiments.config import Config
-from experiments.display import console, print_table
-from experiments.folders import RunFolder, make_folder
-from experiments.published import TABLE_2
-from experiments.results import DivergedError, differences
-from experiments.runner import load_data, run_one
-from experiments.stopping import held
+from experiments.shared.config import Config
+from experiments.shared.datasets import load_data
+from experiments.shared.display import console, print_table
+from experiments.shared.errors import DivergedError
+from experiments.shared.files import make_folder, write_atomically, write_csv
+from experiments.shared.folders import RunFolder
+from experiments.shared.published import TABLE_2
+from experiments.shared.runner import run_one
+from experiments.shared.summary import protocol
 from iwae_jax.data import Dataset
 
 
 def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
-    """Run both, and both again from where the other ended; write the table; return the exit status."""
-    out = make_folder(Path(vae.out_dir) / "table2")
+    """Run both first parts, and each second part; write the table; return the exit status."""
+    out = make_folder(Path(vae.run.out_dir) / "table2")
     data = load_data(vae)
-    root = Path(vae.out_dir) / vae.dataset
+    root = Path(vae.run.out_dir) / vae.data.dataset
     rows: list[dict[str, Any]] = []
     try:
         for first, other in ((vae, iwae), (iwae, vae)):
@@ -34,15 +34,15 @@ def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
             second_folder = RunFolder(root / second.name)
             after = _finish(second, second_folder, data, time.time())
             gain = _log_p(second_folder) - _log_p(folder)
-            key = (first.objective[0], first.k[0], second.objective[0], second.k[0])
-            facts = {"source": data.source, "protocol": _protocol(first, data, before)}
+            key = (*_objective(first), *_objective(second))
+            facts = {"source": data.source, "protocol": protocol(first, data, before)}
             rows.append(facts | _row(key, before, after, gain, data))
             _write(out, rows, first, data, before, command)
     except DivergedError as error:
         console.print(f"failed: {error}", style="bold red")
         return 1
     print_table(
-        f"Table 2 ({_protocol(vae, data, before)})",
+        f"Table 2 ({protocol(vae, data, before)})",
         ("switch", "NLL before", "NLL after", "change", "units", "published"),
         [
             (
@@ -56,20 +56,24 @@ def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
             for r in rows
         ],
     )
-    console.print(f"written to {out}: table2.md, table2.csv")
+    console.print(f"written: {out}/table2.md, table2.csv")
     return 0
 
 
 def _second_part(first: Config, other: Config, folder: Path, pixels: int) -> Config:
-    """The run that goes on from ``first``, with the objective of ``other``: its last stage again."""
-    passes, rate = first.last_stage(pixels)
-    return replace(
-        other, preset="quick", passes=passes, first_rate=rate, last_rate=rate, after=str(folder)
+    """The run that starts from ``first`` and repeats its last stage with the objective of ``other``."""
+    passes, rate = first.schedule.last_stage(pixels)
+    return other.replace(
+        preset="quick", passes=passes, first_rate=rate, last_rate=rate, after=str(folder)
     )
 
 
 def _finish(config: Config, folder: RunFolder, data: Dataset, started: float) -> dict[str, Any]:
     return run_one(config, folder, data, started, quiet=folder.progress() == "finished")
+
+
+def _objective(config: Config) -> tuple[str, int]:
+    return config.bound.objective[0], config.bound.k[0]
 
 
 def _log_p(folder: RunFolder) -> np.ndarray:
@@ -115,12 +119,6 @@ def _row(
     }
 
 
-def _protocol(first: Config, data: Dataset, summary: dict[str, Any]) -> str:
-    lines = differences(first, data, summary)
-    reduced = any(not line.startswith("loss:") for line in lines)
-    return ("REDUCED PROTOCOL: " if reduced else "") + ("; ".join(lines) or "the paper's")
-
-
 def _write(
     out: Path,
     rows: list[dict[str, Any]],
@@ -132,9 +130,9 @@ def _write(
     lines = [
         "# Table 2",
         "",
-        f"**{data.name}** from {data.source}, L=1. Protocol: {_protocol(first, data, summary)}.",
+        f"**{data.name}** from {data.source}, L=1. Protocol: {protocol(first, data, summary)}.",
         "",
-        "NLL in nats, active units in brackets. The change is paired by test image (less is better).",
+        "NLL in nats, active units in brackets. The change is paired by test image; negative is better.",
         "",
         "| first | then | before | after | change | published |",
         "|---|---|---|---|---|---|",
@@ -156,13 +154,5 @@ def _write(
         f"{jax.devices()[0].device_kind}).",
         "",
     ]
-    with held():
-        partial = out / "table2.md.partial"
-        partial.write_text("\n".join(lines))
-        partial.replace(out / "table2.md")
-        partial = out / "table2.csv.partial"
-        with partial.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
-        partial.replace(out / "table2.csv")
+    write_atomically(out / "table2.md", "\n".join(lines))
+    write_csv(out / "table2.csv", rows)

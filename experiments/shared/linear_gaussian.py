@@ -1,4 +1,4 @@
-"""The linear-Gaussian model of Rainforth et al. (2018), on which everything is known exactly."""
+"""The linear-Gaussian model of Rainforth et al. (2018). Its evidence has a closed form."""
 
 import math
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ import iwae_jax
 class Gaussian:
     """z ~ N(mu, I), x | z ~ N(z, I); q(z | x) = N(A x + b, variance I). theta is mu, phi is (A, b).
 
-    The posterior is N((x + mu) / 2, I / 2), so that with a ``variance`` of 1/2 q can equal it.
+    The posterior is N((x + mu) / 2, I / 2), so q can equal it if ``variance`` is 1/2.
     """
 
     size: int = 20
@@ -29,7 +29,7 @@ class Gaussian:
         return (-math.inf, math.inf)
 
     def init(self, key):
-        """The best parameters for data around zero, each moved by 0.01 times a normal number."""
+        """The best parameters for data around zero, plus normal noise of scale 0.01."""
         keys = jax.random.split(key, 3)
         mu = 0.01 * jax.random.normal(keys[0], (self.size,))
         slope = 0.5 * jnp.eye(self.size) + 0.01 * jax.random.normal(keys[1], (self.size, self.size))

@@ -13,33 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 
 import iwae_jax
-from experiments.config import Config, UsageError
-from experiments.display import Display, console, warn
-from experiments.folders import RunFolder
-from experiments.pictures import pictures
-from experiments.results import DivergedError, Keys, evaluate, mean_bound, print_summary
-from experiments.stopping import held
+from experiments.shared.config import Config
+from experiments.shared.datasets import load_data
+from experiments.shared.display import Display, console, warn
+from experiments.shared.errors import DivergedError, UsageError
+from experiments.shared.folders import RunFolder
+from experiments.shared.results import Keys, evaluate, mean_bound
+from experiments.shared.run_pictures import pictures
+from experiments.shared.stopping import held
+from experiments.shared.summary import print_summary
 from iwae_jax import TrainState, checkpoints
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
-
-
-def load_data(config: Config) -> Dataset:
-    """Load a config's data set; show warnings as such; raise a `UsageError` for bad input."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        try:
-            data = iwae_jax.data.load(config.dataset, config.data_source, config.data_dir)
-        except (ValueError, OSError) as error:
-            raise UsageError(str(error)) from error
-    for warning in caught:
-        if issubclass(warning.category, UserWarning):
-            warn(str(warning.message))
-    if data.source == "embedded" and config.preset == "paper":
-        raise UsageError(
-            "Expected real data for --preset=paper, got the embedded digits: give --data-dir."
-        )
-    return data
 
 
 def run_all(experiment: str, config: Config, started: float) -> int:
@@ -47,9 +32,9 @@ def run_all(experiment: str, config: Config, started: float) -> int:
     config.check()
     data = load_data(config)
     runs = config.runs()
-    folders = [RunFolder(Path(config.out_dir) / experiment / run.name) for run in runs]
+    folders = [RunFolder(Path(config.run.out_dir) / experiment / run.name) for run in runs]
     console.print(
-        f"{config.dataset} from {data.source} ({data.origin}): {len(data.train):,} training, "
+        f"{config.data.dataset} from {data.source} ({data.origin}): {len(data.train):,} training, "
         f"{len(data.validation):,} held-out, {len(data.test):,} test images"
     )
     if len(runs) == 1:
@@ -59,14 +44,16 @@ def run_all(experiment: str, config: Config, started: float) -> int:
             console.print(f"{runs[0].name} failed: {error}", style="bold red")
             return 1
         return 0
-    console.print(f"{len(runs)} runs of {config.total_passes(data.train.shape[1])} passes:")
+    console.print(
+        f"{len(runs)} runs of {config.schedule.total_passes(data.train.shape[1])} passes:"
+    )
     for run, folder in zip(runs, folders, strict=True):
-        console.print(f"  {run.name}  {'to do' if config.overwrite else folder.progress()}")
+        console.print(f"  {run.name}  {'to do' if config.run.overwrite else folder.progress()}")
     failed = []
     for run, folder in zip(runs, folders, strict=True):
         try:
             run_one(run, folder, data, started)
-        except Exception as error:  # whatever it is, the other runs are worth doing
+        except Exception as error:  # the other runs do not depend on it
             reason = " ".join(str(error).split()) or repr(error)
             console.print(f"{run.name} failed: {reason}", style="bold red")
             failed.append(run.name)
@@ -80,31 +67,31 @@ def run_all(experiment: str, config: Config, started: float) -> int:
 def run_one(
     config: Config, folder: RunFolder, data: Dataset, started: float, quiet: bool = False
 ) -> dict[str, Any]:
-    """Train, evaluate and draw one run; go on from where it was; do nothing if it is finished.
+    """Train, evaluate and draw one run. Resume a stopped run; leave a finished run as it is.
 
     Returns:
-      Its summary, printed unless ``quiet``.
+      The summary of the run. It is printed unless ``quiet``.
     """
-    jax.config.update("jax_default_matmul_precision", config.precision)
+    jax.config.update("jax_default_matmul_precision", config.run.precision)
     with folder.locked():
-        folder.open(replace(config, data_source=data.source), run_facts(config, data))
+        folder.open(config.replace(data_source=data.source), run_facts(config, data))
         if not quiet:
             console.print(f"{config.name} in {folder.path}", style="bold")
         summary = folder.read("summary.json")
         if summary is None:
             state, seconds = train(config, folder, data, started)
             summary, diagnosis, log_w = evaluate(
-                config, state.params, data, config.eval_k, config.eval_images
+                config, state.params, data, config.evaluation.eval_k, config.evaluation.eval_images
             )
             summary["seconds"] |= seconds
             summary["train_bound"] = folder.metrics()[-1]["train_bound"]
-            summary["passes"] = config.total_passes(data.train.shape[1])
+            summary["passes"] = config.schedule.total_passes(data.train.shape[1])
             _save_diagnosis(folder, "test", diagnosis)
             np.save(folder.path / "log_weights.npy", log_w)
             pictures(config, folder, data, state.params, summary, log_w)
             folder.write("summary.json", summary)
         elif not quiet:
-            console.print("finished before; --overwrite runs it again")
+            console.print("finished before; --overwrite discards and repeats it")
         if not quiet:
             print_summary(config, data, summary)
         return summary
@@ -116,7 +103,7 @@ def _save_diagnosis(folder: RunFolder, name: str, diagnosis: Diagnosis) -> None:
 
 
 def run_facts(config: Config, data: Dataset) -> dict[str, Any]:
-    """What data.json holds: the data of a run, and what it went on from."""
+    """The content of data.json: the data of a run, and the run that it started from."""
     facts: dict[str, Any] = {
         "dataset": data.name,
         "source": data.source,
@@ -124,9 +111,9 @@ def run_facts(config: Config, data: Dataset) -> dict[str, Any]:
         "images": [len(data.train), len(data.validation), len(data.test)],
         "fingerprint": data.fingerprint,
     }
-    if config.after is not None:
-        # Which run it was, wherever its folder lies now.
-        before = RunFolder(config.after)
+    if config.run.after is not None:
+        # The digest identifies the run after its folder has moved.
+        before = RunFolder(config.run.after)
         digest = hashlib.sha256(json.dumps(before.read("summary.json")).encode()).hexdigest()
         facts["after"] = {"name": before.path.name, "summary": digest[:16]}
     return facts
@@ -134,14 +121,22 @@ def run_facts(config: Config, data: Dataset) -> dict[str, Any]:
 
 def initial_state(config: Config, data: Dataset) -> TrainState:
     """The state before the first pass of a run."""
-    optimizer = config.optimizer(-(-len(data.train) // config.batch_size))
-    if config.after is not None:
-        before, state = _last_state(Path(config.after), data)
-        for name in ("layers", "dataset"):
-            there, here = getattr(before, name), getattr(config, name)
-            if there != here:
+    optimizer = config.schedule.optimizer(-(-len(data.train) // config.schedule.batch_size))
+    if config.run.after is not None:
+        before, state = _last_state(Path(config.run.after), data)
+        there, here = before.to_json(), config.to_json()
+        for name in (
+            "layers",
+            "latent_sizes",
+            "hidden_sizes",
+            "likelihood",
+            "prior",
+            "posterior",
+            "dataset",
+        ):
+            if there[name] != here[name]:
                 raise UsageError(
-                    f"Expected --after a run with {name} {here}, got one with {there}."
+                    f"Expected --after a run with {name} {here[name]}, got one with {there[name]}."
                 )
         return replace(state, optimizer=optimizer)
     params = iwae_jax.init(
@@ -161,7 +156,7 @@ def _last_state(path: Path, data: Dataset) -> tuple[Config, TrainState]:
             f"Expected the data of the run, {facts['origin']}, got other images from {data.origin}."
         )
     config = Config.from_json(folder.read("config.json") or {})
-    template = initial_state(replace(config, after=None), data)
+    template = initial_state(config.replace(after=None), data)
     restored = _restore(checkpoints.Checkpoints(folder.checkpoints), template)
     if restored is None or restored[0] != summary["passes"]:
         got = "none" if restored is None else f"that of pass {restored[0]}"
@@ -174,12 +169,12 @@ def _last_state(path: Path, data: Dataset) -> tuple[Config, TrainState]:
 def train(
     config: Config, folder: RunFolder, data: Dataset, started: float
 ) -> tuple[TrainState, dict[str, float]]:
-    """Take all passes that are left; save as it goes; return the last state and the times."""
+    """Take all passes that are left, with checkpoints; return the last state and the times."""
     keys = Keys.of(config)
     count, pixels = data.train.shape
-    total = config.total_passes(pixels)
+    total = config.schedule.total_passes(pixels)
     state = initial_state(config, data)
-    schedule = config.schedule(-(-count // config.batch_size))
+    schedule = config.schedule.learning_rate(-(-count // config.schedule.batch_size))
     images = jnp.asarray(data.train)
     held_out = iwae_jax.data.binarize(data.validation, keys.held_out_pixels, data.maximum)
     board = _tensorboard(config, folder)
@@ -200,9 +195,9 @@ def train(
                 state,
                 images,
                 keys.train,
-                config.k[0],
-                batch_size=config.batch_size,
-                binarization=config.binarization,
+                config.bound.k[0],
+                batch_size=config.schedule.batch_size,
+                binarization=config.data.binarization,
                 maximum=data.maximum,
                 objective=config.objective_function,
                 gradient=config.gradient_estimator,
@@ -229,7 +224,10 @@ def train(
             }
             with held():
                 folder.add_metrics(line)
-                if number == total or time.monotonic() - last_saved >= config.checkpoint_seconds:
+                if (
+                    number == total
+                    or time.monotonic() - last_saved >= config.run.checkpoint_seconds
+                ):
                     saved.save(number, state)
                     last_saved = time.monotonic()
             if board is not None:
@@ -256,7 +254,7 @@ def _restore(saved: checkpoints.Checkpoints, state: TrainState) -> tuple[int, Tr
 def _not_finite(
     state: TrainState, bounds: np.ndarray, validation: float | None, step: int
 ) -> str | None:
-    """Where in a pass a number that is not finite came first, in words; None if nowhere."""
+    """The first number of a pass that is not finite, in words; None if all are finite."""
     bad = np.flatnonzero(~np.isfinite(bounds))
     if bad.size:
         return f"step {step + int(bad[0]) + 1}: the bound is {bounds[bad[0]]}"
@@ -269,7 +267,7 @@ def _not_finite(
 
 
 def _tensorboard(config: Config, folder: RunFolder) -> Any:
-    if not config.tensorboard:
+    if not config.run.tensorboard:
         return None
     try:
         from tensorboardX import SummaryWriter
@@ -281,17 +279,17 @@ def _tensorboard(config: Config, folder: RunFolder) -> Any:
 
 
 def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae_jax.Params]:
-    """The config, data and trained parameters of a finished run; a `UsageError` if it is none."""
+    """The config, data and trained parameters of a finished run; a `UsageError` for another folder."""
     folder = RunFolder(path)
     saved, facts = folder.read("config.json"), folder.read("data.json")
     if saved is None or facts is None:
         raise UsageError(f"Expected a run's folder, got {str(path)!r}.")
     config = Config.from_json(saved)
     from_files = facts["source"] == "files"
-    data_dir = data_dir or (config.data_dir if from_files else None)
-    config = replace(config, data_source=facts["source"], data_dir=data_dir)
-    replace(config, after=None).check()  # what it went on from may be gone
-    jax.config.update("jax_default_matmul_precision", config.precision)
+    data_dir = data_dir or (config.data.data_dir if from_files else None)
+    config = config.replace(data_source=facts["source"], data_dir=data_dir)
+    config.replace(after=None).check()  # the run that it started from may be gone
+    jax.config.update("jax_default_matmul_precision", config.run.precision)
     data = load_data(config)
     return config, data, _last_state(path, data)[1].params
 
@@ -299,7 +297,7 @@ def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae
 def evaluate_again(
     path: Path, k: int, images: int | None, seed: int | None, data_dir: str | None
 ) -> None:
-    """Evaluate the last checkpoint of a finished run; write what comes out beside it."""
+    """Evaluate the last checkpoint of a finished run; write the results into its folder."""
     config, data, params = restore_run(path, data_dir)
     folder = RunFolder(path)
     result, diagnosis, _ = evaluate(config, params, data, k, images, seed)
@@ -312,4 +310,6 @@ def evaluate_again(
     _save_diagnosis(folder, name, diagnosis)
     folder.write(f"{name}.json", result)
     print_summary(config, data, result)
-    console.print(f"written to {folder.path / name}.json, with log p(x) of each image beside it")
+    console.print(
+        f"written: {folder.path / name}.json; log p(x) of each image is in the same folder"
+    )

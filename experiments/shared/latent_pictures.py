@@ -1,6 +1,5 @@
-"""What experiments.latents measures and draws."""
+"""Numbers and pictures of the latents of a finished run."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import iwae_jax
-from experiments import plots
-from experiments.display import Display, console, print_table, warn
-from experiments.folders import make_folder
-from experiments.results import Keys, binarization_name
-from experiments.runner import restore_run
-from experiments.stopping import held
+from experiments.shared import plots
+from experiments.shared.datasets import data_caption
+from experiments.shared.display import Display, console, print_table, warn
+from experiments.shared.files import make_folder, write_json
+from experiments.shared.results import Keys
+from experiments.shared.runner import restore_run
 from iwae_jax.data import Dataset
 
 STEPS = 9  # images of a traversal or an interpolation
@@ -29,11 +28,7 @@ def look(
     config, data, params = restore_run(path, data_dir)
     folder = make_folder(path / "latents")
     keys = Keys.of(config)
-    source = data.source + (f" ({data.origin})" if data.source == "embedded" else "")
-    stem = (
-        f"{data.name} from {source}; {config.name}, trained with k={config.k[0]}, "
-        f"{binarization_name(config, data)} binarization"
-    )
+    stem = data_caption(config, data, f"{config.name}, trained with k={config.bound.k[0]}")
     test = iwae_jax.data.binarize(data.test, keys.test_pixels, data.maximum)
     drawing = _Drawing(params, data, stem, folder, jax.random.key(seed))
     results: dict[str, Any] = {"run": config.name, "source": data.source, "origin": data.origin}
@@ -44,17 +39,14 @@ def look(
             if found:
                 results[name] = found
             display.advance(name.replace("_", " "))
-    partial = folder / "latents.json.partial"
-    with held():
-        partial.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
-        partial.replace(folder / "latents.json")
+    write_json(folder / "latents.json", results)
     _print(results)
-    console.print(f"written to {folder}")
+    console.print(f"written: {folder}")
     return results
 
 
 class _Drawing:
-    """The parts of the look, over what they share."""
+    """The parts of the examination, with the parameters and data that they share."""
 
     def __init__(
         self, params: iwae_jax.Params, data: Dataset, stem: str, folder: Path, key: jax.Array
@@ -70,21 +62,21 @@ class _Drawing:
         probe_images: int,
         map_images: int,
     ) -> Iterator[tuple[str, Any]]:
-        """Each part's name, and what does it."""
+        """The name and the function of each part."""
         yield "nearest_neighbours", lambda: self.neighbours(test)
         yield "traversals", lambda: self.traversals(test)
         yield "interpolations", lambda: self.interpolations(test)
         if self.data.labels is None:
             warn(
-                f"{self.data.origin} has no labels: no linear probe, no arithmetic on class means, and a "
-                "map without colours."
+                f"{self.data.origin} has no labels: no linear probe, no arithmetic on class means, and "
+                "no colours on the map."
             )
         else:
             yield "linear_probe", lambda: self.probe(test, means, probe_images, self.probe_key)
             yield "arithmetic", lambda: self.arithmetic(test)
         yield "map", lambda: self.map(means, map_images)
 
-    def grid(self, name: str, images: np.ndarray, columns: int, title: str, what: str) -> None:
+    def grid(self, name: str, images: np.ndarray, columns: int, title: str, facts: str) -> None:
         """Draw a grid of images into the folder."""
         plots.image_grid(
             self.folder / f"{name}.png",
@@ -92,7 +84,7 @@ class _Drawing:
             self.data.image_shape,
             columns,
             title,
-            f"{self.stem}; {what}",
+            f"{self.stem}; {facts}",
         )
 
     def decode(self, z: tuple[jax.Array, ...]) -> np.ndarray:
@@ -101,14 +93,14 @@ class _Drawing:
         return np.asarray(jax.jit(jax.vmap(lambda z: model.mean_x(theta, z)))(z))
 
     def neighbours(self, test: jax.Array) -> dict[str, Any]:
-        """Samples, each beside the five training images nearest to it."""
+        """Samples, each next to its five nearest training images."""
         from sklearn.neighbors import NearestNeighbors
 
         samples = np.asarray(iwae_jax.sample(self.params, self.neighbour_key, 10, mean=True))
         train = self.data.train / self.data.maximum
         finder = NearestNeighbors(n_neighbors=5).fit(train)
         distances, nearest = finder.kneighbors(samples)
-        # What cannot be a copy, and is as smooth as a sample: reconstructions of test images.
+        # For comparison: reconstructions of test images are as smooth as samples, and no copies.
         means = np.asarray(iwae_jax.reconstruct(self.params, test[:200], self.z_key))
         usual = float(np.median(finder.kneighbors(means, 1)[0]))
         sheet = np.stack([samples, *train[nearest].transpose(1, 0, 2)], axis=1)
@@ -116,13 +108,13 @@ class _Drawing:
             "neighbours",
             sheet.reshape(-1, sheet.shape[-1]),
             6,
-            "samples (left), and their nearest training images",
+            "samples (left) and their nearest training images",
             "training split, Euclidean distance of E[x | z]",
         )
         return {"median_distance": float(np.median(distances[:, 0])), "of_reconstructions": usual}
 
     def traversals(self, test: jax.Array) -> None:
-        """One test image, with each of the ten most active units of layer 1 moved from -3 to 3."""
+        """One test image; each of the ten most active units of layer 1 moves from -3 to 3."""
         active = iwae_jax.active_units(self.params, test, self.active_key)
         units = np.argsort(np.asarray(active.variances[0]))[::-1][:10]
         z = [mean for mean, _ in iwae_jax.encode(self.params, test[:1])]
@@ -135,12 +127,12 @@ class _Drawing:
             "traversals",
             np.concatenate(rows),
             STEPS,
-            f"units of layer 1 from -3 to 3: {', '.join(str(int(u)) for u in units)} from the top",
+            f"units of layer 1 from -3 to 3; from the top: {', '.join(str(int(u)) for u in units)}",
             "test split, image 1; every other unit at its posterior mean",
         )
 
     def interpolations(self, test: jax.Array) -> None:
-        """From one test image's posterior mean to another's, on a line in z[0]."""
+        """Lines in latent space between the posterior means of two test images."""
         rows = []
         for number in range(0, 20, 2):
             ends = [mean for mean, _ in iwae_jax.encode(self.params, test[number : number + 2])]
@@ -152,14 +144,14 @@ class _Drawing:
             "interpolations",
             np.concatenate(rows),
             STEPS + 2,
-            "test images (ends), and the line between their posterior means",
+            "test images (ends) and the line between their posterior means",
             "test split, first 20 images",
         )
 
     def probe(
         self, test: jax.Array, means: np.ndarray, probe_images: int, key: jax.Array
     ) -> dict[str, Any]:
-        """Accuracy of a linear classifier of the posterior means, with Wilson's 95% interval."""
+        """Accuracy of a linear classifier on the posterior means, with Wilson's 95% interval."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -183,7 +175,7 @@ class _Drawing:
         return {"training_images": count, "test_images": len(test), **accuracies}
 
     def arithmetic(self, test: jax.Array) -> None:
-        """Class means of three exemplars each: a - b + c, in latent space and in pixels."""
+        """a - b + c for class means of three images each, in latent space and in pixels."""
         assert self.data.labels is not None
         labels = np.asarray(self.data.labels["test"])
         classes = np.unique(labels)
@@ -209,7 +201,7 @@ class _Drawing:
             np.stack(rows),
             5,
             "a - b + c: means of three images each, in z; the sum decoded; the same in pixels",
-            "test split, images picked by class at random",
+            "test split, images drawn at random by class",
         )
 
     def map(self, means: np.ndarray, count: int) -> dict[str, Any]:
@@ -225,14 +217,14 @@ class _Drawing:
             places,
             labels,
             f"posterior means of {len(some):,} test images, t-SNE",
-            f"{self.stem}; test split, first {len(some):,} images; distances between far groups mean "
-            "nothing",
+            f"{self.stem}; test split, first {len(some):,} images; t-SNE does not preserve distances "
+            "between far groups",
         )
         return {"images": len(some), "perplexity": perplexity}
 
 
 def _means(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> np.ndarray:
-    """The posterior means of all layers side by side, those above layer 1 given one draw below it."""
+    """The posterior means of all layers side by side; above layer 1, given one draw of the layer below."""
     keys = iwae_jax.datum_keys(key, len(x))
     blocks = []
     for start in range(0, len(x), BLOCK):
@@ -256,7 +248,7 @@ def _print(results: dict[str, Any]) -> None:
         found = results.get("linear_probe", {}).get(name)
         if found:
             interval = f"{found['low']:.1%} to {found['high']:.1%}"
-            rows.append((f"linear classifier of {name}", f"{found['accuracy']:.1%}", interval))
+            rows.append((f"linear classifier on {name}", f"{found['accuracy']:.1%}", interval))
     found = results["nearest_neighbours"]
     rows.append(
         (
@@ -265,4 +257,4 @@ def _print(results: dict[str, Any]) -> None:
             f"{found['of_reconstructions']:.2f} for reconstructions",
         )
     )
-    print_table(f"{results['run']}: latents", ("", "measured", "95% interval, or beside"), rows)
+    print_table(f"{results['run']}: latents", ("", "measured", "95% interval, or comparison"), rows)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: heard at once, but never in the middle of a write."""
+"""Ctrl-C and SIGTERM stop a command at once, but never in the middle of a write."""
 
 import contextlib
 import signal
@@ -9,7 +9,7 @@ _waiting: int | None = None
 
 
 class Stopped(BaseException):
-    """A signal asked the process to stop; ``status`` is the exit status that says so."""
+    """A signal asked the process to stop; ``status`` is the exit status."""
 
     def __init__(self, number: int):
         super().__init__(number)
@@ -24,7 +24,7 @@ def listen() -> None:
 
 @contextlib.contextmanager
 def held() -> Iterator[None]:
-    """A signal that comes inside is heard at the end."""
+    """Delay signals until the end of the block."""
     global _held
     _held += 1
     try:

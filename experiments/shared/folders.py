@@ -1,4 +1,4 @@
-"""Run folders: what is in them, and how they are written so that a kill loses nothing."""
+"""Run folders: their files, and whether a folder belongs to a run."""
 
 import contextlib
 import json
@@ -13,17 +13,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from experiments.config import INCIDENTAL, Config, UsageError
-
-
-def make_folder(path: str | Path) -> Path:
-    """Make a folder to write to; raise a `UsageError` if that can't be done."""
-    folder = Path(path)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"Expected to write to {folder}, got: {error.strerror}.") from error
-    return folder
+from experiments.shared.config import INCIDENTAL, Config
+from experiments.shared.errors import UsageError
+from experiments.shared.files import write_atomically, write_json, writing_to
 
 
 class RunFolder:
@@ -37,35 +29,35 @@ class RunFolder:
         return self.path / "checkpoints"
 
     def open(self, config: Config, data: dict[str, Any]) -> None:
-        """Make the folder, or check that it is of the same run; raise a `UsageError` if not."""
-        if config.overwrite and self.path.exists():
+        """Make the folder, or raise a `UsageError` if it belongs to another run."""
+        if config.run.overwrite and self.path.exists():
             self._remove()
         saved, saved_data = self.check(config, data)
-        try:
+        with writing_to(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
             if saved_data is None:
                 self.write("data.json", data)
             if saved is None:
                 self.write("config.json", config.to_json())
-        except OSError as error:
-            raise UsageError(f"Expected to write to {self.path}, got: {error.strerror}.") from error
 
     def check(
         self, config: Config, data: dict[str, Any]
     ) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
-        """Raise a `UsageError` if the folder is of another run; change nothing.
+        """Raise a `UsageError` if the folder belongs to another run; change nothing.
 
         Returns:
-          What config.json and data.json hold; None where they are not there yet.
+          The contents of config.json and data.json; None for a file that does not exist yet.
         """
         saved = self.read("config.json")
         if saved is None and self.path.is_dir():
-            # data.json is written before config.json: a run killed between leaves at most these.
+            # data.json is written before config.json: a kill between the two leaves at most these.
             start = {"data.json", "data.json.partial", "config.json.partial"}
             if {file.name for file in self.path.iterdir()} - start:
                 raise UsageError(f"Expected {self.path} to be a run's folder, got other files.")
         if saved is not None:
-            self._refuse_difference("config.json", saved, config.to_json(), INCIDENTAL)
+            # A config of an older version lacks flags that were added since: they have their defaults.
+            there = Config.from_json(saved).to_json()
+            self._refuse_difference("config.json", there, config.to_json(), INCIDENTAL)
         saved_data = self.read("data.json")
         if saved_data is not None:
             self._refuse_difference("data.json", saved_data, data, ("origin",))
@@ -73,25 +65,23 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes out, where the system has such locks; a kill lets go."""
-        try:
+        """Lock the folder against other processes, on systems that have such locks."""
+        with writing_to(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             lock = (self.path.parent / f".{self.path.name}.lock").open("w")
-        except OSError as error:
-            raise UsageError(f"Expected to write to {self.path}, got: {error.strerror}.") from error
         with lock:
             if fcntl is not None:
                 try:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 except BlockingIOError:
-                    raise UsageError(f"Another process is at work in {self.path}.") from None
+                    raise UsageError(f"Another process is running in {self.path}.") from None
             yield
 
     def progress(self) -> str:
-        """What a plan says of the folder; says nothing of whether its config is the same."""
+        """The state of the run in a plan. This does not compare configs."""
         if (self.path / "summary.json").is_file():
             return "finished"
-        return "begun" if (self.path / "config.json").is_file() else "to do"
+        return "started" if (self.path / "config.json").is_file() else "to do"
 
     def read(self, name: str) -> dict[str, Any] | None:
         """The content of a JSON file; None if there is none."""
@@ -108,13 +98,7 @@ class RunFolder:
 
     def write(self, name: str, values: dict[str, Any]) -> None:
         """Write a JSON file, whole or not at all."""
-        partial = self.path / f"{name}.partial"
-        with partial.open("w") as stream:
-            json.dump(values, stream, indent=2, allow_nan=False)
-            stream.write("\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(self.path / name)
+        write_json(self.path / name, values)
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, one a pass."""
@@ -132,21 +116,19 @@ class RunFolder:
         return metrics
 
     def keep_metrics(self, passes: int) -> None:
-        """Cut metrics.jsonl to the passes that the restored checkpoint knows."""
+        """Cut metrics.jsonl to the passes of the restored checkpoint."""
         file = self.path / "metrics.jsonl"
         lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
         if len(lines) < passes:
             raise UsageError(
                 f"Expected {file} to hold the {passes} passes of the checkpoint, got {len(lines)}: "
-                "start anew with --overwrite."
+                "--overwrite discards the run."
             )
-        partial = file.with_suffix(".partial")
-        partial.write_bytes(b"".join(lines[:passes]))
-        partial.replace(file)
-        self.metrics()  # raises now, not after hours, if what is left is damaged
+        write_atomically(file, b"".join(lines[:passes]))
+        self.metrics()  # raises before the training, not after it, if a line is damaged
 
     def add_metrics(self, values: dict[str, Any]) -> None:
-        """Add a line to metrics.jsonl, on the disk before the checkpoint of its pass."""
+        """Add a line to metrics.jsonl. It is on the disk before the checkpoint of its pass."""
         with (self.path / "metrics.jsonl").open("a") as stream:
             stream.write(json.dumps(values, allow_nan=False) + "\n")
             stream.flush()
@@ -155,7 +137,7 @@ class RunFolder:
     def _remove(self) -> None:
         known = {"config.json", "data.json", "metrics.jsonl", "summary.json", "checkpoints"}
         if any(self.path.iterdir()) and not known & {file.name for file in self.path.iterdir()}:
-            raise UsageError(f"Expected {self.path} to be a run's folder; it will not be removed.")
+            raise UsageError(f"Expected {self.path} to be a run's folder. It is not removed.")
         shutil.rmtree(self.path)
 
     def _refuse_difference(
@@ -167,7 +149,7 @@ class RunFolder:
             if key not in ignored and saved.get(key) != wanted.get(key)
         ]
         if differences:
-            advice = "Choose another --out-dir, or --overwrite it."
+            advice = "Choose another --out-dir, or discard that run with --overwrite."
             if all(text.startswith("eval_") for text in differences):
                 advice = f"To evaluate it again: python -m experiments.evaluate {self.path} --help"
             raise UsageError(

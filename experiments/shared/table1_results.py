@@ -1,6 +1,5 @@
-"""Table 1: what its runs say beside the paper's, and in which order they stand."""
+"""Table 1: the rows, the paper's orderings, and the files that contain them."""
 
-import csv
 import time
 from pathlib import Path
 from typing import Any
@@ -9,31 +8,28 @@ import jax
 import numpy as np
 
 import iwae_jax
-from experiments import plots
-from experiments.cells import Cell, Cells
-from experiments.display import console, print_table, warn
-from experiments.folders import make_folder
-from experiments.published import TABLE_1, published
-from experiments.results import (
-    PRUNED_IMAGES,
-    DivergedError,
-    binarization_name,
-    differences,
-)
-from experiments.runner import run_one
-from experiments.stopping import held
+from experiments.shared import figures
+from experiments.shared.datasets import data_caption
+from experiments.shared.display import console, print_table, warn
+from experiments.shared.errors import DivergedError
+from experiments.shared.files import make_folder, write_atomically, write_csv
+from experiments.shared.published import TABLE_1, published
+from experiments.shared.results import PRUNED_IMAGES
+from experiments.shared.runner import run_one
+from experiments.shared.summary import protocol as run_protocol
+from experiments.shared.table_runs import Cell, Cells
 from iwae_jax.evaluation import PARETO_K_LIMIT
 
 
 def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
-    """Do what is left to do, and write the table after each run; return the exit status."""
+    """Do the remaining runs, and write the table after each; return the exit status."""
     make_folder(out)
     cells.print_plan()
     failed = []
     for run in cells.distinct():
         finished = cells.folder(run).progress() == "finished"
         try:
-            run_one(run, cells.folder(run), cells.data[run.dataset], started, quiet=finished)
+            run_one(run, cells.folder(run), cells.data_of(run), started, quiet=finished)
         except DivergedError as error:
             console.print(f"{run.name} failed: {error}", style="bold red")
             failed.append(run.name)
@@ -42,7 +38,7 @@ def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
         started = time.time()
     rows, orderings = _write(cells, out, command)
     _print(cells, rows, orderings)
-    console.print(f"written to {out}: table1.md, table1.csv, orderings.csv, table1.png")
+    console.print(f"written: {out}/table1.md, table1.csv, orderings.csv, table1.png")
     if failed:
         console.print(f"{len(failed)} runs failed: {', '.join(failed)}", style="bold red")
     return 1 if failed else 0
@@ -51,9 +47,9 @@ def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
 def table_rows(cells: Cells) -> list[dict[str, Any]]:
     """A row for each cell that has a finished run.
 
-    ``standard_error`` holds, in squares, the sampling error of the split (its images, and the draw of
-    their pixels) and that over seeds; with one seed, in the latter's place, the Monte Carlo error,
-    which is a part of it. What is not known is None.
+    ``standard_error`` is the root of the sum of two squares: the sampling error of the split (its images
+    and the draw of their pixels) and the error over seeds. With one seed, the Monte Carlo error, which is
+    a part of the error over seeds, replaces it. Unknown values are None.
     """
     rows = []
     for cell, runs in cells.runs.items():
@@ -121,23 +117,21 @@ def _mean_units(counts: list[list[int]]) -> str:
 
 
 def protocol(cells: Cells, dataset: str) -> str:
-    """What of a data set's runs differs from the paper's protocol, in a line."""
+    """The differences of a data set's runs from the paper's protocol, in one line."""
     run, data = cells.first(dataset), cells.data[dataset]
     summary = {
-        "passes": run.total_passes(data.train.shape[1]),
-        "test_nll_k": run.eval_k,
-        "test_images": min(run.eval_images or len(data.test), len(data.test)),
+        "passes": run.schedule.total_passes(data.train.shape[1]),
+        "test_nll_k": run.evaluation.eval_k,
+        "test_images": len(data.test[: run.evaluation.eval_images]),
     }
-    lines = differences(run, data, summary)
-    reduced = [line for line in lines if not line.startswith("loss:")]
-    return ("REDUCED PROTOCOL: " if reduced else "") + "; ".join(lines) if lines else "the paper's"
+    return run_protocol(run, data, summary)
 
 
 def orderings(cells: Cells) -> list[dict[str, Any]]:
-    """The paper's orderings of NLLs, and what the runs say of each: paired by image and seed.
+    """The paper's orderings of NLLs, and the measured gain of each, paired by image and seed.
 
-    A difference has the standard error of a mean over images, with, where there are several seeds,
-    that of their mean added in squares. Beyond two of them it holds or does not.
+    The standard error is that of a mean over images. With several seeds, the square of the error over
+    seeds is added. An ordering is decided if the gain is larger than two standard errors.
     """
     found = []
     for (dataset, claim), (better, worse) in _claims(cells).items():
@@ -148,7 +142,7 @@ def orderings(cells: Cells) -> list[dict[str, Any]]:
             if cells.summary(a) is not None and cells.summary(b) is not None
         ]
         if paper <= 0 or not pairs or better == worse:
-            continue  # the paper has no such ordering, or there is nothing to say yet
+            continue  # the paper lacks this ordering, or a cell has no finished run
         gains = np.array([cells.log_p(a) - cells.log_p(b) for a, b in pairs])
         by_image, by_seed = gains.mean(axis=0), gains.mean(axis=1)
         error = by_image.std(ddof=1) / np.sqrt(len(by_image))
@@ -175,13 +169,13 @@ def orderings(cells: Cells) -> list[dict[str, Any]]:
 
 
 def _claims(cells: Cells) -> dict[tuple[str, str], tuple[Cell, Cell]]:
-    """Pairs of cells, the one that the table might find better first."""
+    """Pairs of cells, the cell that may have the lower NLL first."""
     claims = {}
     for cell in cells.runs:
         dataset, objective, layers, k = cell
         others = {
-            f"L={layers}, {objective}: k={k} below k={less}": (dataset, objective, layers, less)
-            for less in sorted({c[3] for c in cells.runs if c[3] < k})[-1:]
+            f"L={layers}, {objective}: k={k} below k={lower}": (dataset, objective, layers, lower)
+            for lower in sorted({c[3] for c in cells.runs if c[3] < k})[-1:]
         }
         if objective == "iwae" and k > 1:
             others[f"L={layers}, k={k}: iwae below vae"] = (dataset, "vae", layers, k)
@@ -197,28 +191,18 @@ def _write(
     cells: Cells, out: Path, command: str
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     rows, order = table_rows(cells), orderings(cells)
-    texts = {"table1.md": _markdown(cells, rows, order, command)}
-    with held():
-        for name, values in (("table1.csv", rows), ("orderings.csv", order)):
-            if values:
-                partial = out / f"{name}.partial"
-                with partial.open("w", newline="") as stream:
-                    writer = csv.DictWriter(stream, list(values[0]))
-                    writer.writeheader()
-                    writer.writerows(values)
-                partial.replace(out / name)
-        for name, text in texts.items():
-            partial = out / f"{name}.partial"
-            partial.write_text(text)
-            partial.replace(out / name)
-        if rows:
-            caption = "; ".join(
-                f"{name} from {data.source}, test split, "
-                f"{binarization_name(cells.first(name), data)} binarization, k on the axis: "
-                f"{protocol(cells, name)}"
-                for name, data in cells.data.items()
+    for name, values in (("table1.csv", rows), ("orderings.csv", order)):
+        if values:
+            write_csv(out / name, values)
+    write_atomically(out / "table1.md", _markdown(cells, rows, order, command))
+    if rows:
+        captions = [
+            data_caption(
+                cells.first(name), data, "test split, k on the axis", protocol(cells, name)
             )
-            plots.table_1(out / "table1.png", rows, caption)
+            for name, data in cells.data.items()
+        ]
+        figures.table_1(out / "table1.png", rows, "; ".join(captions))
     return rows, order
 
 
@@ -229,12 +213,13 @@ def _markdown(
     for dataset, data in cells.data.items():
         lines += [f"**{dataset}** from {data.source}. Protocol: {protocol(cells, dataset)}.", ""]
     lines += [
-        "NLL in nats. ± holds the sampling error of the test split (images, and the draw of their pixels) and "
-        "the error over seeds (with one seed: of the importance samples alone); the difference's standard "
-        "error is the same (the published value's own is not known). Units: active, next to x first. "
-        "Pruned: the NLL without the inactive units, less that with them, on the first "
-        f"{PRUNED_IMAGES:,} images. ESS: effective sample size, mean and 5th percentile. Pareto: images whose "
-        "Pareto's k is above 0.7.",
+        "NLL in nats. The standard error (±) contains the sampling error of the test split (its images and "
+        "the draw of their pixels) and the error over seeds. With one seed it contains only the error of the "
+        "importance samples in place of the error over seeds. The difference has the same standard error; "
+        "that of the published value is unknown. Units: active units, the layer next to x first. Pruned: NLL "
+        f"without the inactive units, minus NLL with them, on the first {PRUNED_IMAGES:,} images. ESS: "
+        "effective sample size, mean and 5th percentile. Pareto: share of images whose Pareto's k is above "
+        "0.7.",
         "",
         "| data | L | objective | k | seeds | NLL | published | difference | units | published | "
         "pruned | ESS | Pareto |",
@@ -260,8 +245,8 @@ def _markdown(
             "",
             "## The paper's orderings",
             "",
-            "Gains in nats of the cell named first, paired by image (and seed). Where there is one seed the "
-            "error is that of the images alone: another training run may differ by more.",
+            "Gain of the cell named first, in nats, paired by image and seed. With one seed the error is that "
+            "over images alone: another training run may differ by more.",
             "",
             "| data | ordering | published gain | measured gain | verdict |",
             "|---|---|---|---|---|",
@@ -290,7 +275,7 @@ def _plus_minus(error: float | None) -> str:
 
 
 def _warnings(cells: Cells) -> list[str]:
-    """What speaks against the NLLs of a table, in plain words."""
+    """Warnings about the NLLs of a table."""
     found = [s for run in cells.distinct() if (s := cells.summary(run)) is not None]
     heavy = sum((s["pareto_k_high"] or 0.0) > 0.01 for s in found)
     if not heavy:
@@ -298,7 +283,7 @@ def _warnings(cells: Cells) -> list[str]:
     return [
         f"{heavy} of {len(found)} runs have importance weights whose Pareto's k is above {PARETO_K_LIMIT} "
         "for more than 1% of the images: their NLLs are likely too large, by more than the Monte Carlo "
-        "error says. `python -m experiments.annealing RUN_DIR` shows by how much."
+        "error. `python -m experiments.annealing RUN_DIR` gives a tighter bound."
     ]
 
 

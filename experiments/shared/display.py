@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar, or plain lines, and the last table."""
+"""Progress bars, warnings and tables on the terminal."""
 
 import time
 from typing import Any
@@ -9,11 +9,11 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 console = Console(highlight=False, markup=False, soft_wrap=True)
-"""Where everything is printed; brackets in a path are only brackets."""
+"""All commands print here. Brackets in a path are not markup."""
 
 
 def warn(text: str) -> None:
-    """Print a warning that is hard to overlook."""
+    """Print a warning in yellow."""
     console.print(f"WARNING {text}", style="bold yellow")
 
 
@@ -24,10 +24,10 @@ class Display:
     """Progress of one long loop: a bar on a terminal, plain lines elsewhere.
 
     Args:
-      what: what is being done.
-      total: units of work in all.
-      done: units done before.
-      unit: the unit's name.
+      what: the name of the work.
+      total: the number of units of work.
+      done: the number of units that are done already.
+      unit: the name of a unit.
     """
 
     def __init__(self, what: str, total: int, *, done: int = 0, unit: str):
@@ -58,7 +58,7 @@ class Display:
     def wait(self, arrays: Any, units: int = 1) -> None:
         """Wait until the device has computed the arrays, moving the bar as time passes.
 
-        The main thread sleeps in short naps, so that Ctrl-C is heard within a pass.
+        The main thread sleeps for short times, so that Ctrl-C works within a pass.
         """
         leaves = jax.tree.leaves(arrays)
         begun, per_unit = time.monotonic(), self._seconds_per_unit()
@@ -69,7 +69,7 @@ class Display:
                 self._bar.update(self._task, completed=self.done + share, text=self._text(share))
 
     def advance(self, note: str, images_per_unit: float = 0, units: int = 1) -> None:
-        """Count units as done; `note` is what to say of them."""
+        """Count units as done; print ``note`` with them."""
         now = time.monotonic()
         speed = images_per_unit * units / max(now - self._latest, 1e-9)
         self._latest = now
@@ -92,7 +92,7 @@ class Display:
 
 
 def duration(seconds: float) -> str:
-    """A time in words: 45 s, 3 min 20 s, 2 h 5 min."""
+    """A time as text: 45 s, 3 min 20 s, 2 h 5 min."""
     seconds = round(max(seconds, 0.0))
     if seconds < 60:
         return f"{seconds} s"
@@ -102,7 +102,7 @@ def duration(seconds: float) -> str:
 
 
 def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a small table; the first column is folded where room is short, numbers never are."""
+    """Print a small table. Only the first column is folded on a narrow terminal."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, name in enumerate(header):
         table.add_column(

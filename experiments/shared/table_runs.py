@@ -1,8 +1,8 @@
-"""The runs behind the cells of a table: which there are, and how long those to do would take."""
+"""The runs of a table's cells, and the time that the remaining runs take."""
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import iwae_jax
-from experiments.config import Config
-from experiments.display import console, duration, print_table
-from experiments.folders import RunFolder
-from experiments.results import (
-    WEIGHTS,
-    Keys,
-)
-from experiments.runner import initial_state, load_data, run_facts
+from experiments.shared.config import Config
+from experiments.shared.datasets import load_data
+from experiments.shared.display import console, duration, print_table
+from experiments.shared.folders import RunFolder
+from experiments.shared.results import WEIGHTS, Keys
+from experiments.shared.runner import initial_state, run_facts
 from iwae_jax.data import Dataset
 from iwae_jax.training.checkpoints import Checkpoints
 
@@ -29,7 +27,7 @@ _STEPS = 20  # steps that are timed
 
 @dataclass
 class Cells:
-    """The runs of each cell, and the data that they share."""
+    """The runs of each cell, and their data."""
 
     runs: dict[Cell, tuple[Config, ...]]
     out_dir: Path
@@ -38,51 +36,56 @@ class Cells:
         self.data: dict[str, Dataset] = {}
         self.times: dict[tuple[Any, ...], float] = {}
         for runs in self.runs.values():
-            if runs[0].dataset not in self.data:
-                self.data[runs[0].dataset] = load_data(runs[0])
-        # What is there must be of this protocol, before anything is said of it.
-        for run in self.distinct():
-            data = self.data[run.dataset]
-            self.folder(run).check(replace(run, data_source=data.source), run_facts(run, data))
+            if runs[0].data.dataset not in self.data:
+                self.data[runs[0].data.dataset] = load_data(runs[0])
+        for run in self.distinct():  # refuse folders of another protocol before all work
+            data = self.data_of(run)
+            self.folder(run).check(run.replace(data_source=data.source), run_facts(run, data))
+
+    def data_of(self, run: Config) -> Dataset:
+        """The data of a run."""
+        return self.data[run.data.dataset]
 
     def folder(self, run: Config) -> RunFolder:
         """The folder of a run."""
-        return RunFolder(self.out_dir / run.dataset / run.name)
+        return RunFolder(self.out_dir / run.data.dataset / run.name)
 
     def distinct(self) -> list[Config]:
         """Every run once."""
         return list(dict.fromkeys(run for runs in self.runs.values() for run in runs))
 
     def print_plan(self) -> None:
-        """What is to do, run by run, and how long it takes on this machine."""
+        """Print the state of each run, and the time that it takes on this machine."""
         rows, total = [], 0.0
         for run in self.distinct():
-            folder, data = self.folder(run), self.data[run.dataset]
-            passes = run.total_passes(data.train.shape[1])
+            folder, data = self.folder(run), self.data_of(run)
+            passes = run.schedule.total_passes(data.train.shape[1])
             done = max(Checkpoints(folder.checkpoints).steps, default=0)
             seconds = 0.0
             if folder.progress() != "finished":
                 seconds = self._seconds(run, passes - done)
             total += seconds
             state = "finished" if not seconds else f"{done} of {passes:,} passes"
-            rows.append((f"{run.dataset} {run.name}", state, duration(seconds) if seconds else ""))
-        print_table("plan (times measured on this machine)", ("run", "done", "to go"), rows)
-        console.print(f"{len(rows)} runs; about {duration(total)} to go")
+            rows.append(
+                (f"{run.data.dataset} {run.name}", state, duration(seconds) if seconds else "")
+            )
+        print_table("plan (times measured on this machine)", ("run", "done", "time left"), rows)
+        console.print(f"{len(rows)} runs; about {duration(total)} left")
 
     def _seconds(self, run: Config, passes: int) -> float:
-        """The time of so many passes and of the evaluation: steps on a line through two k."""
-        data, (k,) = self.data[run.dataset], run.k
+        """The time of so many passes and of the evaluation. The time of a step is linear in k."""
+        data, (k,) = self.data_of(run), run.bound.k
         low, high = (self._step(run, at) for at in (1, 50))
         step = low + max(high - low, 0.0) * (k - 1) / 49
-        images = min(run.eval_images or len(data.test), len(data.test))
-        block = max(1, min(images, WEIGHTS // run.eval_k))
-        steps = passes * -(-len(data.train) // run.batch_size)
+        images = min(run.evaluation.eval_images or len(data.test), len(data.test))
+        block = max(1, min(images, WEIGHTS // run.evaluation.eval_k))
+        steps = passes * -(-len(data.train) // run.schedule.batch_size)
         return step * steps + self._evaluation(run, block) * images / block
 
     def _step(self, run: Config, k: int) -> float:
         """The time of a step with k samples."""
-        data = self.data[run.dataset]
-        images = jnp.asarray(data.train[: _STEPS * run.batch_size])
+        data, batch_size = self.data_of(run), run.schedule.batch_size
+        images = jnp.asarray(data.train[: _STEPS * batch_size])
 
         def steps(state):
             state, bounds = iwae_jax.train_epoch(
@@ -90,32 +93,32 @@ class Cells:
                 images,
                 Keys.of(run).train,
                 k,
-                batch_size=run.batch_size,
+                batch_size=batch_size,
                 maximum=data.maximum,
             )
             bounds.block_until_ready()
             return state
 
-        count = -(-len(images) // run.batch_size)
-        return self._measured(("step", run.dataset, run.layers, k), run, steps) / count
+        count = -(-len(images) // batch_size)
+        return self._measured(("step", run.data.dataset, run.network, k), run, steps) / count
 
     def _evaluation(self, run: Config, images: int) -> float:
         """The time of the likelihood of so many images."""
-        data, keys = self.data[run.dataset], Keys.of(run)
+        data, keys, k = self.data_of(run), Keys.of(run), run.evaluation.eval_k
         x = iwae_jax.data.binarize(data.test[:images], keys.test_pixels, data.maximum)
 
         def weights(state):
-            iwae_jax.log_weights(state.params, x, keys.test, run.eval_k).block_until_ready()
+            iwae_jax.log_weights(state.params, x, keys.test, k).block_until_ready()
             return state
 
-        what = ("evaluation", run.dataset, run.layers, run.eval_k, images)
+        what = ("evaluation", run.data.dataset, run.network, k, images)
         return self._measured(what, run, weights)
 
     def _measured(self, what: tuple[Any, ...], run: Config, work: Callable[[Any], Any]) -> float:
-        """The shorter of two times of some work on a state, after one that compiles; asked once."""
+        """The shorter of two times of some work on a state, measured once. The first call compiles."""
         if what not in self.times:
-            jax.config.update("jax_default_matmul_precision", run.precision)
-            state = work(initial_state(run, self.data[run.dataset]))
+            jax.config.update("jax_default_matmul_precision", run.run.precision)
+            state = work(initial_state(run, self.data_of(run)))
             seconds = []
             for _ in range(2):
                 begun = time.monotonic()
@@ -125,15 +128,15 @@ class Cells:
         return self.times[what]
 
     def embedded(self, dataset: str) -> bool:
-        """Whether the digits stand in for a data set: then nothing published is beside it."""
+        """Whether the embedded digits replace a data set. They have no published results."""
         return self.data[dataset].source == "embedded"
 
     def first(self, dataset: str) -> Config:
         """Any run of a data set."""
-        return next(run for run in self.distinct() if run.dataset == dataset)
+        return next(run for run in self.distinct() if run.data.dataset == dataset)
 
     def summary(self, run: Config) -> dict[str, Any] | None:
-        """What was measured of a run; None if it is not finished."""
+        """The summary of a run; None if it is not finished."""
         return self.folder(run).read("summary.json")
 
     def log_p(self, run: Config) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The page of experiments.report: what is found in run folders, as one HTML file."""
+"""The page of experiments.report: all runs of a folder in one HTML file."""
 
 import base64
 import html
@@ -8,21 +8,22 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from experiments.config import INCIDENTAL, UsageError
-from experiments.display import warn
-from experiments.folders import RunFolder
+from experiments.shared.config import INCIDENTAL, Config
+from experiments.shared.display import warn
+from experiments.shared.errors import UsageError
+from experiments.shared.folders import RunFolder
 
 PICTURES = (
     "curves.png", "samples.png", "reconstructions.png", "active_units.png", "weights.png",
     "annealing*.png", "latents/map.png", "latents/traversals.png", "latents/interpolations.png",
     "latents/neighbours.png", "latents/arithmetic.png",
 )  # fmt: skip
-"""Patterns of the pictures that a run's folder may hold, in the order of the page."""
+"""Patterns of the pictures of a run, in the order of the page."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """A run that was found; ``summary`` is None while it is not finished."""
+    """A run in a folder; ``summary`` is None for a run that is not finished."""
 
     name: str
     path: Path
@@ -33,14 +34,14 @@ class Found:
 
 
 def collect(root: Path) -> list[Found]:
-    """Every run below a folder, by name; what is damaged is left out with a warning."""
+    """Every run below a folder, by name; a damaged run is left out with a warning."""
     found = []
     for file in sorted(root.rglob("config.json")):
         folder = RunFolder(file.parent)
         try:
             config, data = folder.read("config.json") or {}, folder.read("data.json")
             if data is None or "k" not in config:
-                continue  # some other program's config.json
+                continue  # the config.json of another program
             summary, metrics = folder.read("summary.json"), folder.metrics()
         except UsageError as error:
             warn(f"left out: {error}")
@@ -71,11 +72,11 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("effective", "ESS", "number"),
     ("pareto", "Pareto k > 0.7", "number"),
 )
-"""Key, head and kind of each column of the table."""
+"""Key, head and kind of each column of the table of runs."""
 
 
 def row(run: Found) -> dict[str, Any]:
-    """A run's values for `COLUMNS`; None where there is none."""
+    """The values of a run for `COLUMNS`; None for a value that the run lacks."""
     summary = run.summary or {}
     return {
         "run": run.name,
@@ -123,9 +124,10 @@ def _shown(key: str, value: Any) -> str:
 
 
 def differing(runs: list[Found]) -> dict[str, list[Any]]:
-    """The fields of the configs that are not the same in all runs, with each run's value."""
-    names = dict.fromkeys(name for run in runs for name in run.config)
-    values = {name: [run.config.get(name) for run in runs] for name in names}
+    """The fields of the configs that differ between runs, with the value of each run."""
+    configs = [_completed(run.config) for run in runs]
+    names = dict.fromkeys(name for config in configs for name in config)
+    values = {name: [config.get(name) for config in configs] for name in names}
     return {
         name: found
         for name, found in values.items()
@@ -133,8 +135,16 @@ def differing(runs: list[Found]) -> dict[str, list[Any]]:
     }
 
 
+def _completed(config: dict[str, Any]) -> dict[str, Any]:
+    """A config with defaults for flags that are newer than the run, if this version can read it."""
+    try:
+        return Config.from_json(config).to_json()
+    except (UsageError, TypeError, ValueError):
+        return config
+
+
 def render(runs: list[Found], title: str) -> str:
-    """The page, whole."""
+    """The whole page."""
     rows = [row(run) for run in runs]
     best = _best(runs)
     return _PAGE.substitute(
@@ -152,7 +162,7 @@ def render(runs: list[Found], title: str) -> str:
 
 
 def _best(runs: list[Found]) -> set[int]:
-    """The run with the lowest NLL among those whose NLLs can be compared with one another."""
+    """The run with the lowest NLL in each group of runs with comparable NLLs."""
     groups: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
     for number, run in enumerate(runs):
         if run.summary is not None:

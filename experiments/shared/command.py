@@ -1,32 +1,32 @@
-"""The command line that the experiments share."""
+"""The frame of a command: parse, work, exit with a status."""
 
 import os
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 
-from experiments.config import Config, UsageError, parse
-from experiments.display import console
-from experiments.stopping import Stopped, listen
+from experiments.shared.config import Config, parse
+from experiments.shared.display import console
+from experiments.shared.errors import UsageError
+from experiments.shared.runner import run_all
+from experiments.shared.stopping import Stopped, listen
+
+SWEEP = "Flags marked (sweep) take several values. Each combination of the values is one run."
 
 
 def main(experiment: str, description: str, started: float) -> None:
-    """Parse the command line, run what it asks for, and exit with a status."""
+    """Parse the flags of a training command, run it, and exit with a status."""
 
     def work() -> int:
-        default = replace(Config(), dataset=experiment)
-        config = parse(Config, f"python -m experiments.{experiment}", description, default)
-        config.check()
-        from experiments.runner import run_all  # imports jax, which --help does not need
-
+        program, text = f"python -m experiments.{experiment}", f"{description}\n{SWEEP}"
+        config = parse(Config, program, text, Config.of(dataset=experiment))
         return run_all(experiment, config, started)
 
     leave(work)
 
 
 def as_typed(program: str) -> str:
-    """The command line, but for the folders of this machine."""
+    """The command line of this process, without the folders of this machine."""
     words = iter(sys.argv[1:])
     kept = []
     for word in words:
@@ -40,7 +40,11 @@ def as_typed(program: str) -> str:
 
 
 def leave(work: Callable[[], int]) -> None:
-    """Do the work and exit: 0 done, 1 failed, 2 bad usage (each in one line), 130 or 143 stopped."""
+    """Do the work and exit.
+
+    The status is 0 for success, 1 for a failure, 2 for invalid arguments, and 130 or 143 after a signal.
+    A failure and invalid arguments print one line.
+    """
     listen()
     try:
         status = work()
@@ -51,7 +55,7 @@ def leave(work: Callable[[], int]) -> None:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         status = 1
     except Stopped as stop:
-        console.print("stopped; the same command goes on from the last checkpoint")
+        console.print("stopped; rerun the command to resume from the last checkpoint")
         sys.stdout.flush()
         sys.stderr.flush()
         # Not sys.exit, which would wait for the pass that the device is computing.

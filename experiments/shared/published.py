@@ -1,4 +1,4 @@
-"""Results that the paper published: NLL in nats and active units of each layer.
+"""Published results: NLL in nats, and active units of each layer.
 
 Burda, Grosse and Salakhutdinov, Importance Weighted Autoencoders (2016), Table 1.
 """
@@ -45,7 +45,7 @@ _FIXED_BINARIZATION = {1: 88.71, 5: 87.63, 50: 87.10}
 
 
 def published(dataset: str, objective: str, layers: int, k: int) -> Result | None:
-    """The paper's result for a cell; None if it has none."""
+    """The paper's result for a cell; None for a cell that the paper lacks."""
     if (dataset, objective, layers) == ("binarized_mnist", "iwae", 1):
         nll = _FIXED_BINARIZATION.get(k)
         return None if nll is None else Result(nll, ())  # without active units

@@ -1,4 +1,4 @@
-"""The pictures that every run writes into its folder."""
+"""The pictures that each run writes into its folder."""
 
 from typing import Any
 
@@ -6,10 +6,12 @@ import jax
 import numpy as np
 
 import iwae_jax
-from experiments import plots
-from experiments.config import Config
-from experiments.folders import RunFolder
-from experiments.results import ACTIVE_THRESHOLD, Keys, binarization_name, bound_name
+from experiments.shared import plots
+from experiments.shared.config import Config
+from experiments.shared.datasets import data_caption
+from experiments.shared.folders import RunFolder
+from experiments.shared.results import ACTIVE_THRESHOLD, Keys
+from experiments.shared.summary import bound_name
 from iwae_jax import objectives
 from iwae_jax.data import Dataset
 
@@ -22,17 +24,15 @@ def pictures(
     summary: dict[str, Any],
     log_w: np.ndarray,
 ) -> None:
-    """Draw what a run shows into its folder; ``log_w`` are the stored log-weights."""
-    (k,), name = config.k, config.name
-    binarization = binarization_name(config, data)
-    source = data.source + (f" ({data.origin})" if data.source == "embedded" else "")
-    stem = f"{data.name} from {source}; trained with k={k}, {binarization} binarization"
+    """Draw the pictures of a run into its folder; ``log_w`` are the stored log-weights."""
+    name = config.name
+    stem = data_caption(config, data, f"trained with k={config.bound.k[0]}")
     test = f"{stem}; test split, first {summary['test_images']:,} images"
     plots.learning_curves(
         folder.path / "curves.png",
         folder.metrics(),
         f"{name}: {bound_name(config)}",
-        f"{stem}; training and held-out splits; grey lines: the learning rate falls",
+        f"{stem}; training and held-out splits; grey lines: decreases of the learning rate",
     )
     key = Keys.of(config).pictures
     sample_key, reconstruction_key = jax.random.split(key)
@@ -63,7 +63,7 @@ def pictures(
             ACTIVE_THRESHOLD,
             test,
         )
-    stored = f"{stem}; test split, first {log_w.shape[1]:,} images, {len(log_w):,} samples of each"
+    stored = f"{stem}; test split, first {log_w.shape[1]:,} images, {len(log_w):,} samples for each"
     plots.weights(
         folder.path / "weights.png", log_w, bounds_by_samples(log_w), f"{name}: weights", stored
     )
@@ -72,7 +72,7 @@ def pictures(
 def bounds_by_samples(log_w: np.ndarray) -> dict[str, list[tuple[int, float]]]:
     """L_k and its jackknife against k, from one set of log-weights, [samples, images].
 
-    The samples are cut into groups of k; what is left over is not used.
+    The samples are cut into groups of k. The samples after the last whole group are not used.
     """
     total = len(log_w)
     decades = [10**e for e in range(len(str(total)))]

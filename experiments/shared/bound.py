@@ -1,0 +1,118 @@
+"""Flags of the objective and of its gradient."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from experiments.shared.checks import check_given, check_least, flag
+from experiments.shared.errors import UsageError
+from experiments.shared.flags import SWITCH, optional
+from iwae_jax import gradients, objectives
+from iwae_jax.gradients import Gradient
+from iwae_jax.objectives import Objective
+
+OBJECTIVES = {"vae": objectives.ELBO} | objectives.NAMES
+"""Objectives by their names on the command line; "vae" is the paper's name for the ELBO."""
+
+
+def choices(names: Sequence[str]) -> object:
+    """A flag that takes any of these names; --help lists them."""
+    return tyro.conf.arg(metavar="{" + ",".join(names) + "}")
+
+
+def _parameters() -> Any:
+    """A dataclass of the parameters of all objectives, each a flag; None where it is not given."""
+    flags: dict[str, Any] = {}
+    takers: dict[str, list[str]] = {}
+    for name, cls in objectives.NAMES.items():
+        for parameter in fields(cls):
+            takers.setdefault(parameter.name, []).append(name)
+            flags[parameter.name] = (get_type_hints(cls)[parameter.name], parameter.default)
+    members = []
+    for name, (kind, default) in flags.items():
+        text = tyro.conf.arg(help=f"For the objective {' or '.join(takers[name])}.")
+        if kind is bool:
+            members.append((name, Annotated[kind, text, SWITCH], field(default=False)))
+        else:
+            hint = tyro.conf.arg(help_behavior_hint=f"(default: {default})")
+            members.append((name, Annotated[kind | None, text, hint], field(default=None)))
+    return make_dataclass("Parameters", members, frozen=True)
+
+
+Parameters = _parameters()
+Parameters.__doc__ = "Parameters of the objectives."
+
+
+@dataclass(frozen=True)
+class BoundFlags:
+    """The objective, and how it is differentiated."""
+
+    k: tuple[int, ...] = (50,)
+    """Importance samples of the training bound (sweep)."""
+    objective: Annotated[tuple[str, ...], choices(list(OBJECTIVES))] = ("iwae",)
+    """iwae: log of the mean of k weights. vae, elbo: mean of k ELBO terms (sweep)."""
+    gradient: Annotated[tuple[str, ...], choices(list(gradients.GRADIENTS))] = ("reparam",)
+    """Gradient estimator (sweep). reparam is eq. 14 of the paper. dreg has a lower variance."""
+    theta_gradient: Annotated[str | None, optional("NAME", "that of --gradient")] = None
+    """Another gradient estimator for the generative parameters."""
+    resampled: Annotated[int | None, optional("INT", "all k")] = None
+    """Samples of the backward pass. They are drawn from the k samples of the forward pass."""
+    parameters: Annotated[Any, tyro.conf.arg(name="", constructor=Parameters)] = field(
+        default_factory=Parameters
+    )
+    """Parameters of the objectives."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        check_given(self, "k", "objective", "gradient")
+        check_least(self, k=1, resampled=1)
+        for name in self.objective:
+            if name not in OBJECTIVES:
+                raise UsageError(f"Expected --objective in {list(OBJECTIVES)}, got {name!r}.")
+        for parameter in self.given():
+            takers = [name for name, cls in OBJECTIVES.items() if parameter in _names(cls)]
+            if not set(takers) & set(self.objective):
+                raise UsageError(
+                    f"Expected {flag(parameter)} with --objective {' or '.join(takers)}, got "
+                    f"--objective {' '.join(self.objective)}."
+                )
+
+    def given(self) -> dict[str, Any]:
+        """The parameters of objectives that were given."""
+        values = {f.name: getattr(self.parameters, f.name) for f in fields(self.parameters)}
+        return {
+            name: value
+            for name, value in values.items()
+            if value is not None and value is not False
+        }
+
+    def taken(self) -> dict[str, Any]:
+        """The parameters that were given and that the objective of a run takes."""
+        names = _names(OBJECTIVES[self.objective[0]])
+        return {name: value for name, value in self.given().items() if name in names}
+
+    @property
+    def objective_function(self) -> Objective:
+        """The objective of a run."""
+        return OBJECTIVES[self.objective[0]](**self.taken())
+
+    @property
+    def gradient_estimator(self) -> Gradient:
+        """The gradient estimator of a run."""
+        (phi,) = self.gradient
+        return gradients.parse(Gradient(self.theta_gradient or phi, phi, self.resampled))
+
+    @property
+    def name(self) -> str:
+        """The objective and its parameters in the name of a run."""
+        parts = [self.objective[0]]
+        for name, value in self.taken().items():
+            values = value if isinstance(value, (tuple, list)) else (value,)
+            parts.append(name + "_".join(map(str, values)))
+        return "-".join(parts)
+
+
+def _names(cls: Any) -> set[str]:
+    return {field.name for field in fields(cls)}

@@ -1,0 +1,149 @@
+"""The table, the curves and the verdicts of a comparison."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.shared import figures
+from experiments.shared.config import Config
+from experiments.shared.datasets import data_caption
+from experiments.shared.display import console, print_table, warn
+from experiments.shared.files import write_csv
+from iwae_jax import objectives
+from iwae_jax.data import Dataset
+
+
+def comparison_rows(entries: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each entry: means over the seeds with standard errors; differences paired by seed."""
+
+    def error(values):
+        return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+
+    def times(text):  # without the first pass of a process, which compiles
+        return {
+            line["pass"]: line["ms_per_step"]
+            for line in results[text]["lines"]
+            if not line["first"]
+        }
+
+    baseline = next(iter(entries))
+    rows = []
+    for text, (objective, gradient) in entries.items():
+        likelihoods = results[text]["likelihoods"]
+        nll = np.array([found.nll for found in likelihoods])
+        difference = nll - np.array([found.nll for found in results[baseline]["likelihoods"]])
+        own, other = times(text), times(baseline)
+        ratios = [own[number] / other[number] for number in own if number in other]
+        rows.append(
+            {
+                "entry": text,
+                "objective": repr(objective),
+                "kind": objectives.kind(objective),
+                "gradient": str(gradient),
+                "nll": float(nll.mean()),
+                "nll_se": error(nll),
+                "difference": float(difference.mean()),
+                "difference_se": error(difference),
+                **{
+                    name: float(np.mean([getattr(found, name) for found in likelihoods]))
+                    for name in likelihoods[0]._fields
+                    if name != "nll"
+                },
+                "active": [float(v) for v in np.mean(results[text]["active"], axis=0)],
+                "ms_per_step": float(np.median(list(own.values()))) if own else None,
+                "time_ratio": float(np.median(ratios)) if ratios else None,
+                "memory_mib": results[text]["memory"],
+            }
+        )
+    return rows
+
+
+def write_comparison(
+    folder: Path,
+    config: Config,
+    data: Dataset,
+    seeds: int,
+    results: dict[str, Any],
+    rows: list[dict[str, Any]],
+) -> None:
+    """Write table.csv, curves.csv and compare.png; print the table, the warnings and the verdicts."""
+    write_csv(
+        folder / "table.csv",
+        [row | {"active": "+".join(f"{v:.1f}" for v in row["active"])} for row in rows],
+    )
+    write_csv(
+        folder / "curves.csv",
+        [
+            {
+                "entry": text,
+                "seed": seed,
+                "pass": line["pass"],
+                "held_out_L_50": bound,
+                "train_value": value,
+                "ms_per_step": line["ms_per_step"],
+            }
+            for text, result in results.items()
+            for line in result["lines"]
+            for seed, (bound, value) in enumerate(
+                zip(line["held_out_L_50"], line["train_value"], strict=True)
+            )
+        ],
+    )
+    (k,), passes, eval_k = config.bound.k, config.schedule.passes, config.evaluation.eval_k
+    images = len(data.test[: config.evaluation.eval_images])
+    caption = data_caption(
+        config,
+        data,
+        f"L={config.network.depth}, trained with k={k}, {passes} passes, {seeds} seeds",
+        f"curves on {'held-out' if len(data.validation) else 'test'} images",
+        f"NLL = -L_{eval_k} on the test split, first {images:,} images",
+        "bars: one standard error over seeds",
+    )
+    figures.comparison(folder / "compare.png", results, rows, caption)
+
+    def number(value, form):
+        return "" if value is None else format(value, form)
+
+    print_table(
+        f"{data.name} from {data.source} ({data.origin}), {passes} passes, k={k}, {seeds} seeds; "
+        f"NLL = -L_{eval_k}, nats",
+        ("entry", "NLL", "minus the first", "active", "ms per step", "time ratio", "MiB"),
+        [
+            (
+                f"{row['entry']} ({row['kind']})",
+                f"{row['nll']:.2f} ± {row['nll_se']:.2f}",
+                f"{row['difference']:+.2f} ± {row['difference_se']:.2f}",
+                "+".join(f"{v:.1f}" for v in row["active"]),
+                number(row["ms_per_step"], ".2f"),
+                number(row["time_ratio"], ".2f"),
+                number(row["memory_mib"], ".1f"),
+            )
+            for row in rows
+        ],
+    )
+    if data.source == "embedded":
+        console.print(
+            f"data: {data.origin}: NOT comparable with published results", style="bold yellow"
+        )
+    heavy = [row["entry"] for row in rows if row["pareto_k_high"] > 0.01]
+    if heavy:
+        warn(
+            f"Pareto's k is above 0.7 for more than 1% of the images for {', '.join(heavy)}: these NLLs are "
+            "likely too large. A larger --eval-k reduces the error."
+        )
+    for row in rows[1:]:
+        console.print("verdict: " + verdict(row, rows[0]["entry"]))
+    console.print(f"written: {folder}/table.csv, curves.csv, compare.png")
+
+
+def verdict(row: dict[str, Any], baseline: str) -> str:
+    """One line that compares a row with the baseline."""
+    difference, error = row["difference"], row["difference_se"]
+    measured = f"({difference:+.2f} ± {error:.2f} nats)"
+    ratio = row["time_ratio"]
+    cost = "" if ratio is None else f"; step time relative to it: {ratio:.2f}"
+    if abs(difference) <= error:
+        return f"{row['entry']}: NLL within one standard error of {baseline} {measured}{cost}"
+    word = "higher" if difference > 0 else "lower"
+    return f"{row['entry']}: NLL {word} than {baseline} by more than one standard error {measured}{cost}"

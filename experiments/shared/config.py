@@ -1,0 +1,208 @@
+"""The configuration of a run: defaults, command line and saved ``config.json`` in one."""
+
+import dataclasses
+import itertools
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments.shared.bound import OBJECTIVES, BoundFlags, Parameters
+from experiments.shared.checks import check_given, check_least, check_seeds
+from experiments.shared.errors import UsageError
+from experiments.shared.flags import SWITCH, DataFlags, Images, optional
+from experiments.shared.network import NetworkFlags
+from experiments.shared.parsing import parse
+from experiments.shared.schedule import ScheduleFlags
+from iwae_jax import ModelConfig, gradients
+from iwae_jax.gradients import Gradient
+from iwae_jax.objectives import Objective
+
+__all__ = ["INCIDENTAL", "OBJECTIVES", "SWEPT", "Config", "UsageError", "parse"]
+
+SWEPT = ("k", "layers", "objective", "gradient", "seed")
+"""Fields that take several values on the command line, and one in a run."""
+
+INCIDENTAL = (
+    "data_source",
+    "data_dir",
+    "out_dir",
+    "overwrite",
+    "checkpoint_seconds",
+    "tensorboard",
+    "after",  # data.json identifies that run
+)
+"""Fields that do not change the result: a run resumes whatever their values."""
+
+
+@dataclass(frozen=True)
+class RunDataFlags(DataFlags):
+    """The data."""
+
+    binarization: Literal["dynamic", "fixed"] = "dynamic"
+    """dynamic: draw the pixels at every access, as the paper does. fixed: draw them once."""
+
+
+@dataclass(frozen=True)
+class EvaluationFlags:
+    """The evaluation on test images."""
+
+    eval_k: int = 5000
+    """Importance samples of the test likelihood."""
+    eval_images: Images = None
+    """Number of test images to evaluate."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        check_least(self, eval_k=1, eval_images=1)
+
+
+@dataclass(frozen=True)
+class RunFlags:
+    """The run and its folder."""
+
+    seed: tuple[int, ...] = (0,)
+    """Seed of all randomness (sweep)."""
+    after: Annotated[str | None, optional("RUN_DIR", "new parameters")] = None
+    """Start from the parameters and the Adam state of this finished run."""
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """Precision of matrix products on accelerators. CPUs always use float32."""
+    out_dir: str = "runs"
+    """Write run folders to OUT_DIR/EXPERIMENT/NAME."""
+    overwrite: Annotated[bool, SWITCH] = False
+    """Discard an existing run folder. Default: resume it."""
+    checkpoint_seconds: float = 20.0
+    """Least time between two checkpoints. The last pass always has one."""
+    tensorboard: Annotated[bool, SWITCH] = False
+    """Also write TensorBoard event files. This needs the extra iwae_jax[tensorboard]."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        check_given(self, "seed")
+        check_seeds(*self.seed)
+        if not self.checkpoint_seconds >= 0:
+            raise UsageError(
+                f"Expected --checkpoint-seconds to be at least 0, got {self.checkpoint_seconds}."
+            )
+        if self.after is not None and not (Path(self.after) / "summary.json").is_file():
+            raise UsageError(f"Expected --after to be a finished run's folder, got {self.after!r}.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Train an importance weighted autoencoder and evaluate it.
+
+    Each field is a group of flags. Flags marked (sweep) take several values on the command line, and every
+    combination of them is a run. The config of a run has one value for each.
+    """
+
+    network: Annotated[NetworkFlags, tyro.conf.arg(name="model")] = field(
+        default_factory=NetworkFlags
+    )
+    bound: Annotated[BoundFlags, tyro.conf.arg(name="objective and gradient")] = field(
+        default_factory=BoundFlags
+    )
+    data: RunDataFlags = field(default_factory=RunDataFlags)
+    schedule: ScheduleFlags = field(default_factory=ScheduleFlags)
+    evaluation: EvaluationFlags = field(default_factory=EvaluationFlags)
+    run: RunFlags = field(default_factory=RunFlags)
+
+    @classmethod
+    def of(cls, **values: Any) -> "Config":
+        """A config with the given values of flags, and defaults for the others."""
+        return cls().replace(**values)
+
+    def replace(self, **values: Any) -> "Config":
+        """The same config with other values of some flags."""
+        groups: dict[str, dict[str, Any]] = {}
+        for name, value in values.items():
+            groups.setdefault(_GROUPS[name], {})[name] = _as_held(name, value)
+        changed = {
+            group: dataclasses.replace(getattr(self, group), **members)
+            for group, members in groups.items()
+        }
+        return dataclasses.replace(self, **changed)
+
+    def flat(self) -> dict[str, Any]:
+        """The values of all flags, by name."""
+        return {name: getattr(getattr(self, group), name) for name, group in _GROUPS.items()}
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        for group in fields(self):
+            getattr(self, group.name).check()
+        if self.bound.parameters.analytic_kl and max(self.network.numbers_of_layers) > 1:
+            raise UsageError("Expected --analytic-kl with --layers 1, got more layers.")
+        try:
+            for run in self.runs():
+                run.model(784)
+                gradients.check_pair(run.objective_function, run.gradient_estimator, run.bound.k[0])
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+    def runs(self) -> list["Config"]:
+        """One config for each combination of the swept values."""
+        flat = self.flat() | {"layers": self.network.numbers_of_layers}
+        combinations = itertools.product(*(flat[name] for name in SWEPT))
+        return [
+            self.replace(**dict(zip(SWEPT, combination, strict=True)))
+            for combination in dict.fromkeys(combinations)
+        ]
+
+    @property
+    def name(self) -> str:
+        """The name of a run's folder."""
+        parts = [self.bound.name, self.network.name, f"k{self.bound.k[0]}"]
+        if self.gradient_estimator != Gradient():
+            parts.append(str(self.gradient_estimator))
+        parts.append(f"seed{self.run.seed[0]}")
+        if self.run.after is not None:
+            parts.append(f"after-{Path(self.run.after).name}")
+        return "-".join(parts)
+
+    @property
+    def objective_function(self) -> Objective:
+        """The objective of a run."""
+        return self.bound.objective_function
+
+    @property
+    def gradient_estimator(self) -> Gradient:
+        """The gradient estimator of a run."""
+        return self.bound.gradient_estimator
+
+    def model(self, pixels: int) -> ModelConfig:
+        """The model of a run, for images of so many pixels."""
+        return self.network.model(pixels)
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of a run's config.json: flat, one value for each flag."""
+        values = self.flat() | {"layers": (self.network.depth,)} | self.network.other_sizes()
+        values |= {name: values[name][0] for name in SWEPT}
+        return values | {"parameters": self.bound.given()}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Config":
+        """The config of a run from its config.json; missing names have their defaults."""
+        unknown = sorted(set(values) - set(_GROUPS))
+        if unknown:
+            raise UsageError(f"Expected a config of this version, got unknown {unknown}.")
+        return cls.of(**values)
+
+
+_GROUPS = {
+    flag.name: group.name
+    for group in fields(Config)
+    for flag in fields(getattr(Config(), group.name))
+}
+"""The group of each flag."""
+
+
+def _as_held(name: str, value: Any) -> Any:
+    """A value in the types of a config: tuples for lists, a tuple of one for a swept value."""
+    if name == "parameters" and isinstance(value, dict):
+        members = {parameter: _as_held(parameter, member) for parameter, member in value.items()}
+        return Parameters(**members)
+    if isinstance(value, (list, tuple)):
+        return tuple(tuple(each) if isinstance(each, list) else each for each in value)
+    return (value,) if name in SWEPT else value

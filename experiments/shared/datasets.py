@@ -1,0 +1,52 @@
+"""Load a data set, and name it in captions."""
+
+import warnings
+from typing import Any
+
+import iwae_jax
+from experiments.shared.config import Config
+from experiments.shared.display import warn
+from experiments.shared.errors import UsageError
+from iwae_jax.data import Dataset
+
+
+def load_data(config: Config) -> Dataset:
+    """Load the data set of a config and print its warnings; raise a `UsageError` for bad input."""
+    flags = config.data
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            data = iwae_jax.data.load(flags.dataset, flags.data_source, flags.data_dir)
+        except (ValueError, OSError) as error:
+            raise UsageError(str(error)) from error
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            warn(str(warning.message))
+    if data.source == "embedded" and config.schedule.preset == "paper":
+        raise UsageError(
+            "Expected real data for --preset=paper, got the embedded digits: give --data-dir."
+        )
+    return data
+
+
+def binarization_name(config: Config, data: Dataset) -> str:
+    """How the pixels became 0 and 1, for captions."""
+    if data.name == "binarized_mnist" and data.source != "embedded":
+        return "fixed by the data set"
+    return config.data.binarization
+
+
+def data_caption(config: Config, data: Dataset, *facts: str) -> str:
+    """A caption: the data set, its source and binarization, then further facts."""
+    origin = f" ({data.origin})" if data.source == "embedded" else ""
+    binarization = f"{binarization_name(config, data)} binarization"
+    return "; ".join([f"{data.name} from {data.source}{origin}", binarization, *facts])
+
+
+def data_facts(config: Config, data: Dataset) -> dict[str, Any]:
+    """The data source, its origin and the binarization, for files of numbers."""
+    return {
+        "source": data.source,
+        "origin": data.origin,
+        "binarization": binarization_name(config, data),
+    }

@@ -1,0 +1,132 @@
+"""Flags of the model: layers, sizes and distributions."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import tyro
+
+from experiments.shared.checks import check_least
+from experiments.shared.errors import UsageError
+from experiments.shared.flags import optional
+from experiments.shared.parsing import read_widths, spec, write_widths
+from iwae_jax import ModelConfig
+
+Widths = tuple[tuple[int, ...], ...]
+
+
+def default_sizes(layers: int) -> tuple[tuple[int, ...], Widths]:
+    """Latent and hidden sizes of a network whose sizes are not given.
+
+    One and two layers have the sizes of the paper. Above two, each layer has half the sizes of the
+    layer below, and at least 2 latents and 10 hidden units.
+    """
+    if layers == 1:
+        return ModelConfig().latent_sizes, ModelConfig().hidden_sizes
+    latent, hidden = [100], [200]
+    for _ in range(layers - 1):
+        latent.append(max(2, latent[-1] // 2))
+        hidden.append(max(10, hidden[-1] // 2))
+    return tuple(latent), tuple((width, width) for width in hidden)
+
+
+@dataclass(frozen=True)
+class NetworkFlags:
+    """The model."""
+
+    layers: Annotated[
+        tuple[int, ...],
+        tyro.conf.arg(help_behavior_hint="(default: 1, or as many as sizes are given)"),
+    ] = ()
+    """Stochastic layers (sweep). 1 and 2: the paper's networks. Above 2, sizes halve from layer to layer."""
+    latent_sizes: Annotated[tuple[int, ...], optional("INT [INT ...]", "see --layers")] = ()
+    """Latents of each stochastic layer, from the layer next to x upwards: 100 50 25."""
+    hidden_sizes: Annotated[
+        Widths,
+        spec("*", "INT,INT [INT,INT ...]", read_widths, write_widths),
+        optional("INT,INT [INT,INT ...]", "see --layers"),
+    ] = ()
+    """Widths of the hidden layers, one comma-separated word for each stochastic layer: 200,200 100,100."""
+    likelihood: str = "bernoulli"
+    """Distribution of x given z."""
+    prior: str = "normal"
+    """Distribution of z."""
+    posterior: str = "normal"
+    """Distribution of z given x in the recognition model."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        check_least(self, layers=1, latent_sizes=1)
+        if min((width for layer in self.hidden_sizes for width in layer), default=1) < 1:
+            raise UsageError(f"Expected --hidden-sizes to be at least 1, got {self.hidden_sizes}.")
+        for layers in self.numbers_of_layers:
+            if layers > 100:
+                raise UsageError(f"Expected --layers to be at most 100, got {layers}.")
+            for name in ("latent_sizes", "hidden_sizes"):
+                sizes = getattr(self, name)
+                if sizes and len(sizes) != layers:
+                    raise UsageError(
+                        f"Expected {'--' + name.replace('_', '-')} to have one entry for each of "
+                        f"{layers} layers, got {len(sizes)}."
+                    )
+
+    @property
+    def numbers_of_layers(self) -> tuple[int, ...]:
+        """The numbers of stochastic layers of the sweep."""
+        return self.layers or (len(self.latent_sizes) or len(self.hidden_sizes) or 1,)
+
+    @property
+    def depth(self) -> int:
+        """The number of stochastic layers of a run."""
+        return self.numbers_of_layers[0]
+
+    def sizes(self) -> tuple[tuple[int, ...], Widths]:
+        """Latent and hidden sizes of a run."""
+        latent, hidden = default_sizes(self.depth)
+        return self.latent_sizes or latent, self.hidden_sizes or hidden
+
+    def other_sizes(self) -> dict[str, tuple]:
+        """The sizes that are not the default for this number of layers; () for the default."""
+        return {
+            name: () if size == default else size
+            for name, size, default in zip(
+                ("latent_sizes", "hidden_sizes"),
+                self.sizes(),
+                default_sizes(self.depth),
+                strict=True,
+            )
+        }
+
+    @property
+    def is_papers(self) -> bool:
+        """Whether the network of a run is one of the paper's two."""
+        distributions = (self.likelihood, self.prior, self.posterior)
+        paper = self.depth <= 2 and distributions == ("bernoulli", "normal", "normal")
+        return paper and not any(self.other_sizes().values())
+
+    @property
+    def name(self) -> str:
+        """The network in the name of a run: L2, with the sizes and distributions that are not the default."""
+        sizes = self.other_sizes()
+        parts = [f"L{self.depth}"]
+        if sizes["latent_sizes"]:
+            parts.append("z" + "_".join(map(str, sizes["latent_sizes"])))
+        if sizes["hidden_sizes"]:
+            parts.append(
+                "h" + "+".join("_".join(map(str, layer)) for layer in sizes["hidden_sizes"])
+            )
+        for name in ("likelihood", "prior", "posterior"):
+            value = getattr(self, name)
+            if value != getattr(NetworkFlags, name):
+                parts.append(f"{name}_{value}")
+        return "-".join(parts)
+
+    def model(self, pixels: int) -> ModelConfig:
+        """The model of a run, for images of so many pixels."""
+        latent_sizes, hidden_sizes = self.sizes()
+        return ModelConfig(
+            (pixels,),
+            latent_sizes,
+            hidden_sizes,
+            likelihood=self.likelihood,  # type: ignore[arg-type]
+            # prior and posterior: see models
+        )

@@ -1,0 +1,144 @@
+"""The table at the end of a run, and what differs from the paper's protocol."""
+
+from pathlib import Path
+from typing import Any
+
+from experiments.shared.config import Config
+from experiments.shared.display import console, duration, print_table, warn
+from experiments.shared.published import IMAGES, published
+from iwae_jax import objectives
+from iwae_jax.data import Dataset
+
+
+def bound_name(config: Config) -> str:
+    """The name of the training bound, and whether it is a lower bound of log p(x)."""
+    (k,), objective = config.bound.k, config.objective_function
+    kind = objectives.kind(objective)
+    if objective == objectives.IWAE():
+        return f"L_{k} ({kind})"
+    if objective == objectives.ELBO():
+        return f"ELBO, mean of {k} ({kind})"
+    return f"{objective!r}, k={k} ({kind})"
+
+
+def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[str]:
+    """The differences between a run and the paper's protocol, one line each."""
+    lines = []
+    images = IMAGES.get(data.name)
+    if data.source == "embedded":
+        lines.append(f"data: {data.origin} in place of {data.name}: NOT comparable")
+    elif images and (len(data.train), len(data.test)) != images:
+        lines.append(
+            f"data: {len(data.train):,} training and {len(data.test):,} test images, not "
+            f"{images[0]:,} and {images[1]:,}"
+        )
+    if data.name == "omniglot" and "resized" in data.origin:
+        lines.append("data: drawings resized here and split at random, not the paper's file")
+    if not config.network.is_papers:
+        lines.append(f"network: {config.network.name}, not one of the paper's")
+    paper = Config.of(preset="paper")
+    passes, paper_passes = summary["passes"], paper.schedule.total_passes(784)
+    if passes != paper_passes:
+        lines.append(f"passes: {passes:,}, not {paper_passes:,}")
+    if summary["test_nll_k"] != paper.evaluation.eval_k:
+        lines.append(f"NLL: L_{summary['test_nll_k']}, not L_{paper.evaluation.eval_k}")
+    if summary["test_images"] != len(data.test):
+        lines.append(f"test: the first {summary['test_images']:,} images, not all")
+    if config.data.binarization != paper.data.binarization and data.name != "binarized_mnist":
+        lines.append("binarization: fixed, not drawn at every access")
+    values, paper_values = config.flat(), paper.flat()
+    for name in (
+        "batch_size",
+        "first_rate",
+        "last_rate",
+        "total_stages",
+        "stage_base",
+        "adam_beta1",
+        "adam_beta2",
+        "adam_eps",
+        "precision",
+    ):
+        if values[name] != paper_values[name]:
+            lines.append(f"{name}: {values[name]}, not {paper_values[name]}")
+    if config.gradient_estimator != paper.gradient_estimator:
+        lines.append(f"gradient: {config.gradient_estimator}, not {paper.gradient_estimator}")
+    if config.run.after is not None:
+        lines.append(f"start: the parameters and Adam state of {Path(config.run.after).name}")
+    if config.schedule.loss == "mean":
+        lines.append(
+            "loss: the mean over a batch (the paper's code sums, so its epsilon is weaker)"
+        )
+    return lines
+
+
+def protocol(config: Config, data: Dataset, summary: dict[str, Any]) -> str:
+    """The differences between a run and the paper's protocol in one line, with a label."""
+    lines = differences(config, data, summary)
+    reduced = any(not line.startswith("loss:") for line in lines)
+    return ("REDUCED PROTOCOL: " if reduced else "") + ("; ".join(lines) or "the paper's")
+
+
+def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> None:
+    """Print the table at the end of a run, with the paper's figures."""
+    paper = None
+    if config.run.after is None and data.source != "embedded" and config.network.is_papers:
+        (k,), (objective,) = config.bound.k, config.bound.objective
+        paper = published(data.name, objective, config.network.depth, k)
+    nll_k, images = summary["test_nll_k"], summary["test_images"]
+    rows = [
+        (f"train {bound_name(config)}, last pass", f"{summary['train_bound']:.2f}", ""),
+        (f"test {bound_name(config)}", f"{summary['test_bound']:.2f}", ""),
+        (f"test NLL (-L_{nll_k})", f"{summary['test_nll']:.2f}", f"{paper.nll}" if paper else ""),
+    ]
+    for name, text in (
+        ("monte_carlo_error", "  ± Monte Carlo (importance samples)"),
+        ("split_error", "  ± sampling of the split"),
+    ):
+        if summary[name] is not None:
+            rows.append((text, f"{summary[name]:.4f}", ""))
+    if "active_units" in summary:
+        counts = "+".join(map(str, summary["active_units"]))
+        paper_counts = "+".join(map(str, paper.active)) if paper else ""
+        rows.append(("active units (variance of the mean > 0.01)", counts, paper_counts))
+        counts = "+".join(map(str, summary["units_with_divergence"]))
+        rows.append(("units with KL > 0.01 nats", counts, ""))
+        rows += _latent_rows(summary)
+    five = summary["effective_sample_size_5"]
+    sizes = f"{summary['effective_sample_size']:.1f}; {five:.1f}"
+    rows += [
+        (f"effective sample size of {nll_k}: mean; 5th percentile", sizes, ""),
+        ("largest normalised weight", f"{summary['largest_weight']:.3f}", ""),
+    ]
+    if summary["pareto_k_high"] is not None:
+        rows.append(("images with Pareto's k > 0.7", f"{summary['pareto_k_high']:.1%}", ""))
+    print_table(
+        f"{config.name}: {data.name} from {data.source}, {images:,} test images, nats",
+        ("", "measured", "paper"),
+        rows,
+    )
+    for line in summary["warnings"]:
+        warn(line)
+    lines = differences(config, data, summary)
+    if lines:
+        console.print("differences from the paper's protocol:")
+        for line in lines:
+            console.print(f"  {line}")
+    times = summary["seconds"]
+    parts = [f"{name.replace('_', ' ')} {duration(value)}" for name, value in times.items()]
+    console.print(f"time: {', '.join(parts)}")
+
+
+def _latent_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+    terms, pruned = summary["elbo_terms"], summary["without_inactive"]
+    rate = f"{terms['rate']:.2f}; {terms['distortion']:.2f}"
+    parts = f"{terms['mutual_information']:.2f}; {terms['marginal_divergence']:.2f}"
+    rows = [
+        (f"rate; distortion ({terms['images']:,} images)", rate, ""),
+        (f"mutual information (<= {terms['ceiling']:.2f}); KL(q(z) || p(z))", parts, ""),
+    ]
+    if "nll_difference" in pruned:
+        change = f"{pruned['nll_difference']:+.3f} ± {pruned['standard_error']:.3f}"
+        count = sum(pruned["removed"])
+        text = f"NLL without the {count} inactive units, minus NLL with them"
+        rows.append((f"{text} ({pruned['images']:,} images)", change, ""))
+    return rows

@@ -1,0 +1,35 @@
+"""Flags that the commands of the paper's tables share."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from experiments.shared.checks import check_least
+from experiments.shared.config import Config
+from experiments.shared.flags import Images, SourceFlags, optional
+
+
+@dataclass(frozen=True)
+class TableFlags:
+    """The training and the evaluation of each run."""
+
+    preset: Literal["quick", "paper"] = "quick"
+    """quick: 13 passes, or --passes. paper: the protocol of the paper, 3,280 passes."""
+    passes: Annotated[int | None, optional("INT", "see --preset")] = None
+    """Passes over the data. In table2: passes of the first part."""
+    loss: Literal["mean", "sum"] = "mean"
+    """Loss of a batch; see experiments.mnist --help."""
+    eval_k: int = 5000
+    """Importance samples of the test likelihood."""
+    eval_images: Images = None
+    """Number of test images to evaluate, at least 2."""
+    out_dir: str = "runs"
+    """Write run folders to OUT_DIR/DATASET/NAME, and the table to OUT_DIR/table1 or OUT_DIR/table2."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value; a standard error needs two images."""
+        check_least(self, eval_images=2)
+
+    def config(self, dataset: str, source: SourceFlags, **values: Any) -> Config:
+        """A config with these flags, a data set, and further values."""
+        data = {"data_source": source.data_source, "data_dir": source.data_dir}
+        return Config.of(dataset=dataset, **data, **vars(self), **values)
