@@ -21,8 +21,7 @@ from experiments.shared.errors import UsageError
 from experiments.shared.flags import DataFlags
 from experiments.shared.linear_gaussian import Gaussian
 from experiments.shared.slopes import slope_of
-from iwae_jax import objectives
-from iwae_jax.gradients import Gradient
+from iwae_jax import gradients, objectives
 
 
 def rows(file):
@@ -58,10 +57,8 @@ def test_the_gaussian_models_evidence_and_moments():
     params = iwae_jax.init(jax.random.key(1), Gaussian(size=1))
     point = jnp.array([0.7])
     z = jnp.linspace(-9, 9, 20_001)
-    log_q = jax.vmap(lambda z: params.model.log_posterior(params.recognition, point, (z,)))(
-        z[:, None]
-    )
-    log_p = jax.vmap(lambda z: params.model.log_joint(params.generative, point, (z,)))(z[:, None])
+    log_q = jax.vmap(lambda z: params.model.log_posterior(params, point, (z,)))(z[:, None])
+    log_p = jax.vmap(lambda z: params.model.log_joint(params, point, (z,)))(z[:, None])
     ratio = np.asarray(log_p - log_q - params.model.log_evidence(params, point[None]), np.float64)
     expected = [
         np.trapezoid(np.exp(n * ratio + np.asarray(log_q, np.float64)), np.asarray(z, np.float64))
@@ -236,13 +233,13 @@ def test_words_that_stand_for_several_entries():
 
 
 def test_entries_are_what_they_say():
-    assert parse_entry("vae", 4) == (objectives.ELBO(), Gradient())
+    assert parse_entry("vae", 4) == (objectives.ELBO(), gradients.DEFAULT)
     assert parse_entry("renyi:alpha=-inf/stl@3", 4) == (
-        objectives.Renyi(-np.inf), Gradient("stl", "stl", 3),
+        objectives.Renyi(-np.inf), gradients.resampled(3, "stl"),
     )  # fmt: skip
     objective, gradient = parse_entry("tvo:partitions=[0,0.5,1],first=0.2/gdreg+vimco@2", 4)
     assert objective == objectives.TVO((0, 0.5, 1), first=0.2)
-    assert gradient == Gradient("gdreg", "vimco", 2)
+    assert gradient == gradients.resampled(2, gradients.ByRoute(p="gdreg", zq="vimco"))
     with pytest.raises(UsageError, match="Expected an entry"):
         parse_entry("miwae:m=3", 4)
 

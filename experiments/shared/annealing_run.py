@@ -8,7 +8,7 @@ import numpy as np
 
 import iwae_jax
 from experiments.shared import plots
-from experiments.shared.datasets import data_caption, data_facts
+from experiments.shared.datasets import data_caption, data_facts, observations
 from experiments.shared.display import Display, console, print_table, warn
 from experiments.shared.errors import UsageError
 from experiments.shared.folders import RunFolder
@@ -41,7 +41,7 @@ def anneal(
     count = len(sampled.log_likelihood)
     if count < 2:
         raise UsageError(f"Expected a run that evaluated at least 2 images, got {count}.")
-    x = iwae_jax.data.binarize(data.test[:count], Keys.of(config).test_pixels, data.maximum)
+    x = observations(config, data, data.test[:count], Keys.of(config).test_pixels)
     ais_key, gap_key = jax.random.split(jax.random.key(seed))
     try:
         annealed = _annealed(params, x, ais_key, path)

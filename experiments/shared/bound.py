@@ -10,11 +10,13 @@ from experiments.shared.checks import check_given, check_least, flag
 from experiments.shared.errors import UsageError
 from experiments.shared.flags import SWITCH, optional
 from iwae_jax import gradients, objectives
-from iwae_jax.gradients import Gradient
+from iwae_jax.gradients import Estimator
 from iwae_jax.objectives import Objective
 
-OBJECTIVES = {"vae": objectives.ELBO} | objectives.NAMES
-"""Objectives by their names on the command line; "vae" is the paper's name for the ELBO."""
+
+def known_objectives() -> dict[str, type[Objective]]:
+    """Objectives by their names on the command line. "vae" is the paper's name for the ELBO."""
+    return {"vae": objectives.ELBO} | objectives.NAMES
 
 
 def choices(names: Sequence[str]) -> object:
@@ -22,11 +24,27 @@ def choices(names: Sequence[str]) -> object:
     return tyro.conf.arg(metavar="{" + ",".join(names) + "}")
 
 
+def route_of_theta(theta: str | None, gradient: str) -> str | None:
+    """``p_gradient`` for the ``theta_gradient`` of a config.json of an earlier version.
+
+    There, most names for theta stood for the same coefficients as the default estimator's.
+    """
+    if theta is None:
+        return None
+    adds = gradients.named(theta).needs.members and not gradients.named(theta).needs.objective
+    try:
+        p = theta if adds else gradients.DEFAULT.name
+        return gradients.ByRoute(p=p, zq=gradient).p.name
+    except ValueError:  # the mixture is the estimator itself
+        return None
+
+
 def _parameters() -> Any:
     """A dataclass of the parameters of all objectives, each a flag; None where it is not given."""
     flags: dict[str, Any] = {}
     takers: dict[str, list[str]] = {}
-    for name, cls in objectives.NAMES.items():
+    classes: dict[str, Any] = dict(objectives.NAMES)
+    for name, cls in classes.items():
         for parameter in fields(cls):
             takers.setdefault(parameter.name, []).append(name)
             flags[parameter.name] = (get_type_hints(cls)[parameter.name], parameter.default)
@@ -51,12 +69,12 @@ class BoundFlags:
 
     k: tuple[int, ...] = (50,)
     """Importance samples of the training bound (sweep)."""
-    objective: Annotated[tuple[str, ...], choices(list(OBJECTIVES))] = ("iwae",)
+    objective: Annotated[tuple[str, ...], choices(list(known_objectives()))] = ("iwae",)
     """iwae: log of the mean of k weights. vae, elbo: mean of k ELBO terms (sweep)."""
-    gradient: Annotated[tuple[str, ...], choices(list(gradients.GRADIENTS))] = ("reparam",)
+    gradient: Annotated[tuple[str, ...], choices(list(gradients.NAMES))] = ("reparam",)
     """Gradient estimator (sweep). reparam is eq. 14 of the paper. dreg has a lower variance."""
-    theta_gradient: Annotated[str | None, optional("NAME", "that of --gradient")] = None
-    """Another gradient estimator for the generative parameters."""
+    p_gradient: Annotated[str | None, optional("NAME", "that of --gradient")] = None
+    """Another gradient estimator for the route through log p(x, z)."""
     resampled: Annotated[int | None, optional("INT", "all k")] = None
     """Samples of the backward pass. They are drawn from the k samples of the forward pass."""
     parameters: Annotated[Any, tyro.conf.arg(name="", constructor=Parameters)] = field(
@@ -69,10 +87,11 @@ class BoundFlags:
         check_given(self, "k", "objective", "gradient")
         check_least(self, k=1, resampled=1)
         for name in self.objective:
-            if name not in OBJECTIVES:
-                raise UsageError(f"Expected --objective in {list(OBJECTIVES)}, got {name!r}.")
+            if name not in known_objectives():
+                known = list(known_objectives())
+                raise UsageError(f"Expected --objective in {known}, got {name!r}.")
         for parameter in self.given():
-            takers = [name for name, cls in OBJECTIVES.items() if parameter in _names(cls)]
+            takers = [name for name, cls in known_objectives().items() if parameter in _names(cls)]
             if not set(takers) & set(self.objective):
                 raise UsageError(
                     f"Expected {flag(parameter)} with --objective {' or '.join(takers)}, got "
@@ -90,19 +109,23 @@ class BoundFlags:
 
     def taken(self) -> dict[str, Any]:
         """The parameters that were given and that the objective of a run takes."""
-        names = _names(OBJECTIVES[self.objective[0]])
+        names = _names(known_objectives()[self.objective[0]])
         return {name: value for name, value in self.given().items() if name in names}
 
     @property
     def objective_function(self) -> Objective:
         """The objective of a run."""
-        return OBJECTIVES[self.objective[0]](**self.taken())
+        return known_objectives()[self.objective[0]](**self.taken())
 
     @property
-    def gradient_estimator(self) -> Gradient:
+    def gradient_estimator(self) -> Estimator:
         """The gradient estimator of a run."""
-        (phi,) = self.gradient
-        return gradients.parse(Gradient(self.theta_gradient or phi, phi, self.resampled))
+        estimator = gradients.named(self.gradient[0])
+        if self.p_gradient is not None:
+            estimator = gradients.ByRoute(p=self.p_gradient, zq=estimator)
+        return (
+            estimator if self.resampled is None else gradients.resampled(self.resampled, estimator)
+        )
 
     @property
     def name(self) -> str:

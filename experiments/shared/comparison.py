@@ -17,6 +17,7 @@ from experiments.shared.datasets import load_data
 from experiments.shared.display import Display, console
 from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.files import write_json
+from experiments.shared.folders import former_name
 from experiments.shared.results import Keys, weight_blocks
 from experiments.shared.stopping import held
 from iwae_jax import checkpoints, evaluation
@@ -118,7 +119,7 @@ class Entry:
         )
         self.memory = _mebibytes(compiled.compile().memory_analysis())
         self.saved = checkpoints.Checkpoints(folder / "checkpoints", keep=1)
-        restored = self.saved.restore(self.state)
+        restored = self.saved.restore(self.state, former=former_name)
         self.done, self.warm = 0, False
         self.lines: list[dict[str, Any]] = []
         if restored is not None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments.shared.bound import OBJECTIVES, BoundFlags, Parameters
+from experiments.shared.bound import BoundFlags, Parameters, route_of_theta
 from experiments.shared.checks import check_given, check_least, check_seeds
 from experiments.shared.errors import UsageError
 from experiments.shared.flags import SWITCH, DataFlags, Images, optional
@@ -16,10 +16,10 @@ from experiments.shared.network import NetworkFlags
 from experiments.shared.parsing import parse
 from experiments.shared.schedule import ScheduleFlags
 from iwae_jax import ModelConfig, gradients
-from iwae_jax.gradients import Gradient
+from iwae_jax.gradients import Estimator
 from iwae_jax.objectives import Objective
 
-__all__ = ["INCIDENTAL", "OBJECTIVES", "SWEPT", "Config", "UsageError", "parse"]
+__all__ = ["INCIDENTAL", "SWEPT", "Config", "UsageError", "parse"]
 
 SWEPT = ("k", "layers", "objective", "gradient", "seed")
 """Fields that take several values on the command line, and one in a run."""
@@ -40,8 +40,9 @@ INCIDENTAL = (
 class RunDataFlags(DataFlags):
     """The data."""
 
-    binarization: Literal["dynamic", "fixed"] = "dynamic"
-    """dynamic: draw the pixels at every access, as the paper does. fixed: draw them once."""
+    binarization: Literal["dynamic", "fixed", "none"] = "dynamic"
+    """dynamic: draw the pixels at every access, as the paper does. fixed: draw them once. none: use the
+    intensities, divided by their maximum."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,12 @@ class Config:
             raise UsageError("Expected --analytic-kl with --layers 1, got more layers.")
         try:
             for run in self.runs():
-                run.model(784)
+                model = run.model(784)
+                if model.data_range != (0, 1) and self.data.binarization != "none":
+                    raise UsageError(
+                        f"Expected --binarization=none with --likelihood={run.network.likelihood}, whose "
+                        f"data are in {model.data_range}, got {self.data.binarization}."
+                    )
                 gradients.check_pair(run.objective_function, run.gradient_estimator, run.bound.k[0])
         except ValueError as error:
             raise UsageError(str(error)) from error
@@ -154,7 +160,7 @@ class Config:
     def name(self) -> str:
         """The name of a run's folder."""
         parts = [self.bound.name, self.network.name, f"k{self.bound.k[0]}"]
-        if self.gradient_estimator != Gradient():
+        if self.gradient_estimator != gradients.DEFAULT:
             parts.append(str(self.gradient_estimator))
         parts.append(f"seed{self.run.seed[0]}")
         if self.run.after is not None:
@@ -167,7 +173,7 @@ class Config:
         return self.bound.objective_function
 
     @property
-    def gradient_estimator(self) -> Gradient:
+    def gradient_estimator(self) -> Estimator:
         """The gradient estimator of a run."""
         return self.bound.gradient_estimator
 
@@ -184,6 +190,10 @@ class Config:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Config":
         """The config of a run from its config.json; missing names have their defaults."""
+        if "theta_gradient" in values:  # of an earlier version
+            values = dict(values)
+            p = route_of_theta(values.pop("theta_gradient"), values.get("gradient", ""))
+            values["p_gradient"] = p
         unknown = sorted(set(values) - set(_GROUPS))
         if unknown:
             raise UsageError(f"Expected a config of this version, got unknown {unknown}.")

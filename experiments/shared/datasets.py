@@ -3,6 +3,10 @@
 import warnings
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 import iwae_jax
 from experiments.shared.config import Config
 from experiments.shared.display import warn
@@ -27,6 +31,13 @@ def load_data(config: Config) -> Dataset:
             "Expected real data for --preset=paper, got the embedded digits: give --data-dir."
         )
     return data
+
+
+def observations(config: Config, data: Dataset, images: np.ndarray, key: jax.Array) -> jax.Array:
+    """The observations x of images: a draw of each pixel, or the intensities of --binarization=none."""
+    if config.data.binarization == "none":
+        return jnp.asarray(images, jnp.float32) / data.maximum
+    return iwae_jax.data.binarize(images, key, data.maximum)
 
 
 def binarization_name(config: Config, data: Dataset) -> str:

@@ -5,7 +5,7 @@ import math
 import re
 from typing import Any
 
-from experiments.shared.bound import OBJECTIVES
+from experiments.shared.bound import known_objectives
 from experiments.shared.errors import UsageError
 from iwae_jax import gradients, objectives
 
@@ -14,7 +14,7 @@ def expand(entries: tuple[str, ...]) -> tuple[str, ...]:
     """The entries, with "gradients" and "objectives" written out; none twice."""
     words = {
         "gradients": [
-            f"iwae/{name}" if name != "reparam" else "iwae" for name in gradients.GRADIENTS
+            "iwae" if name == gradients.DEFAULT.name else f"iwae/{name}" for name in gradients.NAMES
         ],
         "objectives": ["iwae", *(name for name in objectives.NAMES if name != "iwae")],
     }
@@ -25,17 +25,20 @@ def parse_entry(text: str, k: int) -> tuple[Any, Any]:
     """The objective and the gradient of an entry; a `UsageError` for other text."""
     name, _, gradient = text.partition("/")
     name, _, given = name.partition(":")
-    gradient, _, m = (gradient or "reparam").partition("@")
-    if name not in OBJECTIVES:
-        raise UsageError(f"Expected an objective in {list(OBJECTIVES)}, got {name!r} in {text!r}.")
+    gradient, _, m = gradient.partition("@")
+    known = known_objectives()
+    if name not in known:
+        raise UsageError(f"Expected an objective in {list(known)}, got {name!r} in {text!r}.")
     try:
         values = {}
         for pair in filter(None, re.split(r",(?![^\[]*\])", given)):  # not within brackets
             parameter, _, value = pair.partition("=")
             values[parameter] = {"inf": math.inf, "-inf": -math.inf}.get(value) or json.loads(value)
-        objective = OBJECTIVES[name](**values)
-        theta, _, phi = gradient.rpartition("+")
-        estimator = gradients.Gradient(theta or phi, phi)
+        objective = known[name](**values)
+        p, _, zq = gradient.rpartition("+")
+        estimator = gradients.named(zq or None)
+        if p:
+            estimator = gradients.ByRoute(p=p, zq=estimator)
         if m:
             estimator = gradients.resampled(json.loads(m), estimator)
         gradients.check_pair(objective, estimator, k)

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,3 +156,17 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} holds another run ({name}): {'; '.join(differences)}. {advice}"
             )
+
+
+def former_name(leaf: str) -> str:
+    """The name that a leaf of a train state had in the checkpoints of earlier versions.
+
+    There, ``generative`` was a tuple of networks, the likelihood's first, without "params".
+    """
+    leaf = leaf.replace(".generative['likelihood']['params']", ".generative[0]")
+    leaf = re.sub(
+        r"\.generative\['prior'\]\[(\d+)\]\['params'\]",
+        lambda found: f".generative[{int(found[1]) + 1}]",
+        leaf,
+    )
+    return re.sub(r"(\.recognition\[\d+\])\['params'\]", r"\1", leaf)

@@ -10,7 +10,8 @@ import numpy as np
 
 import iwae_jax
 from experiments.shared import plots
-from experiments.shared.datasets import data_caption
+from experiments.shared.config import Config
+from experiments.shared.datasets import data_caption, observations
 from experiments.shared.display import Display, console, print_table, warn
 from experiments.shared.files import make_folder, write_json
 from experiments.shared.results import Keys
@@ -29,8 +30,8 @@ def look(
     folder = make_folder(path / "latents")
     keys = Keys.of(config)
     stem = data_caption(config, data, f"{config.name}, trained with k={config.bound.k[0]}")
-    test = iwae_jax.data.binarize(data.test, keys.test_pixels, data.maximum)
-    drawing = _Drawing(params, data, stem, folder, jax.random.key(seed))
+    test = observations(config, data, data.test, keys.test_pixels)
+    drawing = _Drawing(config, params, data, stem, folder, jax.random.key(seed))
     results: dict[str, Any] = {"run": config.name, "source": data.source, "origin": data.origin}
     with Display("latents", 6 if data.labels else 4, unit="part") as display:
         means = _means(params, test, keys.means)
@@ -49,9 +50,16 @@ class _Drawing:
     """The parts of the examination, with the parameters and data that they share."""
 
     def __init__(
-        self, params: iwae_jax.Params, data: Dataset, stem: str, folder: Path, key: jax.Array
+        self,
+        config: Config,
+        params: iwae_jax.Params,
+        data: Dataset,
+        stem: str,
+        folder: Path,
+        key: jax.Array,
     ):
-        self.params, self.data, self.stem, self.folder = params, data, stem, folder
+        self.config, self.params, self.data = config, params, data
+        self.stem, self.folder = stem, folder
         keys = jax.random.split(key, 5)
         self.neighbour_key, self.active_key, self.pick_key, self.probe_key, self.z_key = keys
 
@@ -89,8 +97,8 @@ class _Drawing:
 
     def decode(self, z: tuple[jax.Array, ...]) -> np.ndarray:
         """E[x | z] of each z, [n, pixels]."""
-        model, theta = self.params.model, self.params.generative
-        return np.asarray(jax.jit(jax.vmap(lambda z: model.mean_x(theta, z)))(z))
+        params = self.params
+        return np.asarray(jax.jit(jax.vmap(lambda z: params.model.mean_x(params, z)))(z))
 
     def neighbours(self, test: jax.Array) -> dict[str, Any]:
         """Samples, each next to its five nearest training images."""
@@ -159,7 +167,7 @@ class _Drawing:
         assert self.data.labels is not None
         count = min(probe_images, len(self.data.train))
         pixels_key, z_key = jax.random.split(key)
-        x = iwae_jax.data.binarize(self.data.train[:count], pixels_key, self.data.maximum)
+        x = observations(self.config, self.data, self.data.train[:count], pixels_key)
         train_means = _means(self.params, x, z_key)
         labels = self.data.labels
         accuracies = {}

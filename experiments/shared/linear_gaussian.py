@@ -35,24 +35,27 @@ class Gaussian:
         slope = 0.5 * jnp.eye(self.size) + 0.01 * jax.random.normal(keys[1], (self.size, self.size))
         return mu, {"A": slope, "b": 0.01 * jax.random.normal(keys[2], (self.size,))}
 
-    def sample_posterior(self, recognition, x, key):
+    def sample_posterior(self, params, x, key):
         """Draw z from q(z | x); return z and log q(z | x)."""
         noise = jax.random.normal(key, (self.size,))
-        mean = recognition["A"] @ x + recognition["b"]
+        mean = self._mean(params, x)
         z = mean + math.sqrt(self.variance) * noise
         return (z,), _log_normal(noise, 0.0, 1.0) - 0.5 * self.size * math.log(self.variance)
 
-    def log_posterior(self, recognition, x, z):
+    def log_posterior(self, params, x, z):
         """log q(z | x)."""
-        return _log_normal(z[0], recognition["A"] @ x + recognition["b"], self.variance)
+        return _log_normal(z[0], self._mean(params, x), self.variance)
 
-    def log_joint(self, generative, x, z):
+    def log_joint(self, params, x, z):
         """log p(x, z)."""
-        return _log_normal(z[0], generative, 1.0) + _log_normal(x, z[0], 1.0)
+        return _log_normal(z[0], params.generative, 1.0) + _log_normal(x, z[0], 1.0)
 
-    def prior_moments(self, generative, z):
+    def prior_moments(self, params, z):
         """(mean, scale) of p(z)."""
-        return ((generative, jnp.ones_like(z[0])),)
+        return ((params.generative, jnp.ones_like(z[0])),)
+
+    def _mean(self, params, x):
+        return params.recognition["A"] @ x + params.recognition["b"]
 
     def log_evidence(self, params: iwae_jax.Params, x: jax.Array) -> jax.Array:
         """log p(x), exactly."""

@@ -127,6 +127,7 @@ class NetworkFlags:
             (pixels,),
             latent_sizes,
             hidden_sizes,
-            likelihood=self.likelihood,  # type: ignore[arg-type]
-            # prior and posterior: see models
+            likelihood=self.likelihood,
+            prior=self.prior,
+            posterior=self.posterior,
         )

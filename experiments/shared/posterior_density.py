@@ -99,7 +99,7 @@ def train_vae(data: Dataset, steps: int, init_key: Any, train_key: Any) -> Any:
 
 def densities(params: Any, x: Any, key: Any, ks: tuple[int, ...]) -> dict[str, Any]:
     """The true posterior and q_IW of one x on a grid, and KL(q_IW || p(z | x)) by quadrature."""
-    model, theta, phi = params.model, params.generative, params.recognition
+    model = params.model
     ((mean, scale),) = iwae_jax.encode(params, x)
     # The first grid covers q. The second covers q and the posterior, which the first has located.
     low, high = np.asarray(mean - 8 * scale - 0.5), np.asarray(mean + 8 * scale + 0.5)
@@ -107,7 +107,7 @@ def densities(params: Any, x: Any, key: Any, ks: tuple[int, ...]) -> dict[str, A
         axes = [np.linspace(a, b, GRID, dtype=np.float32) for a, b in zip(low, high, strict=True)]
         points = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
         log_joint = np.asarray(
-            jax.vmap(lambda z: model.log_joint(theta, x, (z,)))(points), np.float64
+            jax.vmap(lambda z: model.log_joint(params, x, (z,)))(points), np.float64
         )
         mass = np.exp(log_joint - log_joint.max())
         inside = points[mass > 1e-4]
@@ -115,7 +115,7 @@ def densities(params: Any, x: Any, key: Any, ks: tuple[int, ...]) -> dict[str, A
         high = np.maximum(inside.max(axis=0), np.asarray(mean + 3 * scale)) + 0.1
     cell = np.prod([axis[1] - axis[0] for axis in axes])
     log_p = log_joint - np.log(mass.sum() * cell) - log_joint.max()
-    log_q = np.asarray(jax.vmap(lambda z: model.log_posterior(phi, x, (z,)))(points), np.float64)
+    log_q = np.asarray(jax.vmap(lambda z: model.log_posterior(params, x, (z,)))(points), np.float64)
     log_w = log_joint - log_q
     found: dict[str, Any] = {"axes": axes, "posterior": np.exp(log_p).reshape(GRID, GRID)}
     found |= {"divergences": {}, "masses": {}, "q_iw": {}}

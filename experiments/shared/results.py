@@ -9,7 +9,7 @@ import numpy as np
 
 import iwae_jax
 from experiments.shared.config import Config
-from experiments.shared.datasets import data_facts
+from experiments.shared.datasets import data_facts, observations
 from experiments.shared.display import Display
 from experiments.shared.errors import DivergedError
 from iwae_jax import evaluation, latents, objectives
@@ -88,7 +88,7 @@ def evaluate(
     """
     keys = Keys.of(config)
     test = data.test[:images]
-    x = iwae_jax.data.binarize(test, keys.test_pixels, data.maximum)
+    x = observations(config, data, test, keys.test_pixels)
     sample_key = keys.test if seed is None else jax.random.fold_in(keys.other_samples, seed)
     datum_keys = iwae_jax.datum_keys(sample_key, len(test))
     begun = time.monotonic()

@@ -8,7 +8,7 @@ import numpy as np
 import iwae_jax
 from experiments.shared import plots
 from experiments.shared.config import Config
-from experiments.shared.datasets import data_caption
+from experiments.shared.datasets import data_caption, observations
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import ACTIVE_THRESHOLD, Keys
 from experiments.shared.summary import bound_name
@@ -45,7 +45,7 @@ def pictures(
         f"{name}: samples from the model (E[x | z], z from the prior)",
         f"{stem}; no split: drawn from the model",
     )
-    x = iwae_jax.data.binarize(data.test[:50], Keys.of(config).test_pixels, data.maximum)
+    x = observations(config, data, data.test[:50], Keys.of(config).test_pixels)
     plots.reconstructions(
         folder.path / "reconstructions.png",
         np.asarray(x),

@@ -14,10 +14,10 @@ import numpy as np
 
 import iwae_jax
 from experiments.shared.config import Config
-from experiments.shared.datasets import load_data
+from experiments.shared.datasets import load_data, observations
 from experiments.shared.display import Display, console, warn
 from experiments.shared.errors import DivergedError, UsageError
-from experiments.shared.folders import RunFolder
+from experiments.shared.folders import RunFolder, former_name
 from experiments.shared.results import Keys, evaluate, mean_bound
 from experiments.shared.run_pictures import pictures
 from experiments.shared.stopping import held
@@ -176,7 +176,7 @@ def train(
     state = initial_state(config, data)
     schedule = config.schedule.learning_rate(-(-count // config.schedule.batch_size))
     images = jnp.asarray(data.train)
-    held_out = iwae_jax.data.binarize(data.validation, keys.held_out_pixels, data.maximum)
+    held_out = observations(config, data, data.validation, keys.held_out_pixels)
     board = _tensorboard(config, folder)
     saved = checkpoints.Checkpoints(folder.checkpoints)
     done = 0
@@ -245,7 +245,7 @@ def _restore(saved: checkpoints.Checkpoints, state: TrainState) -> tuple[int, Tr
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            return saved.restore(state)
+            return saved.restore(state, former=former_name)
         finally:
             for warning in caught:
                 warn(str(warning.message))

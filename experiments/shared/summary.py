@@ -45,7 +45,8 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
     if summary["test_images"] != len(data.test):
         lines.append(f"test: the first {summary['test_images']:,} images, not all")
     if config.data.binarization != paper.data.binarization and data.name != "binarized_mnist":
-        lines.append("binarization: fixed, not drawn at every access")
+        drawn = config.data.binarization
+        lines.append(f"binarization: {drawn}, not drawn at every access")
     values, paper_values = config.flat(), paper.flat()
     for name in (
         "batch_size",

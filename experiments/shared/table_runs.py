@@ -12,7 +12,7 @@ import numpy as np
 
 import iwae_jax
 from experiments.shared.config import Config
-from experiments.shared.datasets import load_data
+from experiments.shared.datasets import load_data, observations
 from experiments.shared.display import console, duration, print_table
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import WEIGHTS, Keys
@@ -105,7 +105,7 @@ class Cells:
     def _evaluation(self, run: Config, images: int) -> float:
         """The time of the likelihood of so many images."""
         data, keys, k = self.data_of(run), Keys.of(run), run.evaluation.eval_k
-        x = iwae_jax.data.binarize(data.test[:images], keys.test_pixels, data.maximum)
+        x = observations(run, data, data.test[:images], keys.test_pixels)
 
         def weights(state):
             iwae_jax.log_weights(state.params, x, keys.test, k).block_until_ready()

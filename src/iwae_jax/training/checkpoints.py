@@ -109,7 +109,8 @@ class Checkpoints:
             try:
                 if self._digest_file(step).read_text() != _digest(path):
                     raise ValueError("its files have changed since they were written")
-                stored = self._reader.metadata(item).item_metadata.tree
+                metadata: Any = self._reader.metadata(item).item_metadata
+                stored = metadata.tree
             except Exception as error:  # on unreadable files Orbax raises errors of many types
                 reason = (str(error).strip().splitlines() or [repr(error)])[0]
                 warnings.warn(
