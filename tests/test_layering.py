@@ -121,6 +121,87 @@ def test_experiments_import_only_the_public_package():
         assert rooms <= public, (file.name, rooms)
 
 
+EXPERIMENTS = ROOT / "experiments"
+COMMANDS = {
+    *("annealing", "bias", "compare", "evaluate", "latents", "mnist", "omniglot", "posterior"),
+    *("report", "snr", "table1", "table2"),
+}
+SHARED_RANKS = {
+    "errors": 0,
+    "stopping": 0,
+    "display": 0,
+    "published": 0,
+    "slopes": 0,
+    "control_variates": 0,
+    "linear_gaussian": 0,
+    "checks": 1,
+    "files": 1,
+    "parsing": 2,
+    "drawing": 2,
+    "flags": 3,
+    "plots": 3,
+    "figures": 3,
+    "network": 4,
+    "bound": 4,
+    "schedule": 4,
+    "gradient_noise": 4,
+    "estimator_bias": 4,
+    "config": 5,
+    "entries": 5,
+    "folders": 6,
+    "datasets": 6,
+    "summary": 6,
+    "table_flags": 6,
+    "results": 7,
+    "page": 7,
+    "comparison_table": 7,
+    "posterior_density": 7,
+    "run_pictures": 8,
+    "comparison": 8,
+    "runner": 9,
+    "command": 10,
+    "annealing_run": 10,
+    "latent_pictures": 10,
+    "table_runs": 10,
+    "table2_results": 10,
+    "table1_results": 11,
+}
+"""Modules of experiments/shared, from the ground up."""
+
+
+def shared_modules(file: Path) -> set[str]:
+    """The modules of experiments/shared that a file imports; it may import no other of experiments."""
+    names = {name for name in imported(file) if name.split(".")[0] == "experiments"}
+    names.discard("experiments.shared")
+    assert all(name.startswith("experiments.shared.") for name in names), (file.name, names)
+    return {name.split(".")[2] for name in names}
+
+
+def test_experiments_hold_commands_at_the_top():
+    assert {p.stem for p in EXPERIMENTS.glob("*") if p.name != "__pycache__"} == {
+        "__init__", "shared", *COMMANDS
+    }  # fmt: skip
+    assert {p.stem for p in (EXPERIMENTS / "shared").glob("*.py")} == {"__init__", *SHARED_RANKS}
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_no_command_imports_another(command):
+    assert shared_modules(EXPERIMENTS / f"{command}.py") <= set(SHARED_RANKS)
+
+
+@pytest.mark.parametrize("module", SHARED_RANKS)
+def test_a_shared_module_imports_only_modules_of_lower_rank(module):
+    others = shared_modules(EXPERIMENTS / "shared" / f"{module}.py")
+    assert all(SHARED_RANKS[other] < SHARED_RANKS[module] for other in others), others
+
+
+def test_no_file_is_longer_than_400_lines():
+    for folder in (ROOT / "src", EXPERIMENTS):
+        for file in folder.rglob("*.py"):
+            length = len(file.read_text().splitlines())
+            assert length <= 400 or file == SRC / "objectives/bounds.py", (file, length)
+
+
 def test_every_room_is_in_the_design_page():
     page = (ROOT / "docs/design.md").read_text()
     for room, rank in RANKS.items():

@@ -258,11 +258,7 @@ def _print(results: dict[str, Any]) -> None:
             interval = f"{found['low']:.1%} to {found['high']:.1%}"
             rows.append((f"linear classifier on {name}", f"{found['accuracy']:.1%}", interval))
     found = results["nearest_neighbours"]
-    rows.append(
-        (
-            "distance of a sample to its nearest training image (median)",
-            f"{found['median_distance']:.2f}",
-            f"{found['of_reconstructions']:.2f} for reconstructions",
-        )
-    )
-    print_table(f"{results['run']}: latents", ("", "measured", "95% interval, or comparison"), rows)
+    for name, what in (("median_distance", "a sample"), ("of_reconstructions", "a reconstruction")):
+        text = f"median distance of {what} to its nearest training image"
+        rows.append((text, f"{found[name]:.2f}", ""))
+    print_table(f"{results['run']}: latents", ("", "measured", "95% interval"), rows)

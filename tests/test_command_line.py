@@ -1,0 +1,227 @@
+"""Flags, --help, errors of the command line, and config.json."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments.shared import parsing
+from experiments.shared.bound import Parameters
+from experiments.shared.config import Config, UsageError, parse
+from experiments.shared.folders import RunFolder
+from experiments.shared.network import default_sizes
+from iwae_jax import ModelConfig
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
+
+
+def typed(words, default=None):
+    return parse(Config, "test", "Test.", default or Config(), words.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_answers_help(monkeypatch, capsys, name):
+    """The status is 0, no default is None, and the command is in README.md or docs/."""
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    monkeypatch.delitem(sys.modules, f"experiments.{name}", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module(f"experiments.{name}", run_name="__main__")
+    assert not stop.value.code
+    printed = capsys.readouterr().out
+    assert f"python -m experiments.{name}" in printed
+    assert "(default: None)" not in printed and "(default: )" not in printed
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    assert any(f"experiments.{name}" in page.read_text() for page in pages)
+
+
+def test_the_flags_and_their_groups(capsys):
+    """All flags have the names of the first version; --help shows them in groups."""
+    words = {
+        "k": "1 5", "layers": "1 2", "objective": "iwae vae", "gradient": "dreg reparam",
+        "theta-gradient": "stl", "resampled": "1", "seed": "3 4", "alpha": "0.3", "n": "3", "m": "4",
+        "beta": "0.1", "order": "2", "partitions": "0 0.5 1", "first": "0.2", "tail": "9",
+        "decay": "0.5", "dataset": "omniglot", "data-source": "files", "data-dir": "x",
+        "binarization": "fixed", "preset": "paper", "stages": "2", "passes": "7", "batch-size": "8",
+        "total-stages": "5", "stage-base": "2", "first-rate": "0.1", "last-rate": "0.01",
+        "adam-beta1": "0.5", "adam-beta2": "0.6", "adam-eps": "1e-8", "loss": "sum", "after": "y",
+        "eval-k": "11", "eval-images": "12", "precision": "bfloat16", "out-dir": "z",
+        "checkpoint-seconds": "1.5",
+    }  # fmt: skip
+    line = " ".join(f"--{name} {value}" for name, value in words.items())
+    flat = typed(f"{line} --analytic-kl --overwrite --tensorboard").flat()
+    assert flat["parameters"] == Parameters(
+        analytic_kl=True, alpha=0.3, n=3.0, m=4, beta=0.1, order=2, partitions=(0.0, 0.5, 1.0),
+        first=0.2, tail=9, decay=0.5,
+    )  # fmt: skip
+    for name, value in words.items():
+        held = flat.get(name.replace("-", "_"), getattr(flat["parameters"], name, None))
+        if isinstance(held, tuple):
+            assert [str(each) for each in held] == [str(type(held[0])(w)) for w in value.split()]
+        else:
+            assert held == type(held)(value)
+    assert flat["overwrite"] is flat["tensorboard"] is True
+    with pytest.raises(SystemExit):
+        typed("--help")
+    printed = capsys.readouterr().out
+    groups = ("model", "objective and gradient", "data", "schedule", "evaluation", "run")
+    places = [printed.index(f" {group} options ") for group in groups]
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--k many", "Expected --k to be an int, got 'many'."),
+        ("--k 1 x 3", "Expected --k to be an int, got 'x'."),
+        ("--eval-images few", "Expected --eval-images to be an int, got 'few'."),
+        ("--first-rate=fast", "Expected --first-rate to be a number, got 'fast'."),
+        ("--partitions 0 half", "Expected --partitions to be a number, got 'half'."),
+        ("--alpha x", "Expected --alpha to be a number, got 'x'."),
+        ("--hidden-sizes 200,x", "Expected --hidden-sizes to be ints with commas between them"),
+        ("--loss max", "Expected --loss in {mean, sum}, got 'max'."),
+        ("--eval-k", "Expected a value after --eval-k, got none."),
+        ("--kk=3", "Unknown flag --kk: did you mean --k?"),
+        ("--batchsize 3", "Unknown flag --batchsize: did you mean --batch-size?"),
+        ("--alphas 3", "Unknown flag --alphas: did you mean --alpha?"),
+        ("--colour red", "Unknown flag --colour: --help lists the flags."),
+        ("--overwrite yes", "Expected no further argument, got 'yes'."),
+    ],
+)
+def test_a_bad_command_line_is_one_sentence(capsys, words, message):
+    with pytest.raises(UsageError) as error:
+        typed(words)
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+    printed = capsys.readouterr()
+    assert printed.out + printed.err == ""
+
+
+def test_a_missing_folder_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate"])
+    monkeypatch.delitem(sys.modules, "experiments.evaluate", raising=False)
+    with pytest.raises(SystemExit) as stop:
+        runpy.run_module("experiments.evaluate", run_name="__main__")
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: Expected RUN_DIR, got none.\n"
+
+
+def test_a_tyro_without_the_private_hook(monkeypatch, capsys):
+    """The message names no flag, but the status and the single line stay."""
+    monkeypatch.setitem(sys.modules, "tyro._errors", None)
+    with pytest.raises(UsageError, match=r"^Invalid arguments\. See test --help\.$"):
+        typed("--loss max")
+    assert capsys.readouterr().err == ""
+
+
+def test_an_error_of_an_unknown_kind_has_no_sentence():
+    """New versions of tyro may add kinds of errors: `parse` then names no flag."""
+    assert parsing._sentence(object(), []) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "latent", "hidden", "name"),
+    [
+        ("", (50,), ((200, 200),), "L1"),
+        ("--layers 2", (100, 50), ((200, 200), (100, 100)), "L2"),
+        ("--layers 3", (100, 50, 25), ((200, 200), (100, 100), (50, 50)), "L3"),
+        ("--latent-sizes 100 50", (100, 50), ((200, 200), (100, 100)), "L2"),
+        ("--layers 2 --latent-sizes 9 4", (9, 4), ((200, 200), (100, 100)), "L2-z9_4"),
+        ("--hidden-sizes 30,20 10", (100, 50), ((30, 20), (10,)), "L2-h30_20+10"),
+        ("--latent-sizes 7 --hidden-sizes 200,200", (7,), ((200, 200),), "L1-z7"),
+        ("--likelihood normal", (50,), ((200, 200),), "L1-likelihood_normal"),
+    ],
+)
+def test_layers_and_sizes(words, latent, hidden, name):
+    parsed = typed(words)
+    parsed.check()
+    (run,) = parsed.runs()
+    model = run.model(64)
+    assert (model.data_shape, model.latent_sizes, model.hidden_sizes) == ((64,), latent, hidden)
+    assert run.name == f"iwae-{name}-k50-seed0"
+    assert run.network.is_papers == (name in ("L1", "L2"))
+    saved = json.loads(json.dumps(run.to_json()))
+    assert saved["layers"] == len(latent)
+    again = Config.from_json(saved)
+    assert again.model(64) == model and again.name == run.name and again.to_json() == run.to_json()
+    if "-h" in name:
+        assert saved["hidden_sizes"] == [[30, 20], [10]] and saved["latent_sizes"] == []
+
+
+def test_default_networks():
+    assert Config.of(layers=1).model(784) == ModelConfig()
+    assert Config.of(layers=2).model(784) == ModelConfig.two_layer()
+    latent, hidden = default_sizes(7)
+    assert latent == (100, 50, 25, 12, 6, 3, 2)
+    assert [widths[0] for widths in hidden] == [200, 100, 50, 25, 12, 10, 10]
+    (one, three) = typed("--layers 1 3").runs()
+    assert (one.name, three.name) == ("iwae-L1-k50-seed0", "iwae-L3-k50-seed0")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "--layers 1 --latent-sizes 9 4",
+            "Expected --latent-sizes to have one entry for each of 1",
+        ),
+        ("--layers 1 2 --latent-sizes 9 4", "Expected --latent-sizes to have one entry for each"),
+        (
+            "--latent-sizes 9 4 --hidden-sizes 9",
+            "Expected --hidden-sizes to have one entry for each",
+        ),
+        ("--latent-sizes 0", "Expected --latent-sizes to be at least 1, got 0."),
+        ("--hidden-sizes 3,0", "Expected --hidden-sizes to be at least 1"),
+        ("--layers 0", "Expected --layers to be at least 1, got 0."),
+        ("--layers 101", "Expected --layers to be at most 100, got 101."),
+        ("--likelihood magic", "Expected likelihood to be"),
+        ("--objective vae --analytic-kl --layers 3", "Expected --analytic-kl with --layers 1"),
+    ],
+)
+def test_networks_that_contradict_themselves(words, message):
+    with pytest.raises(UsageError) as error:
+        typed(words).check()
+    assert str(error.value).startswith(message)
+
+
+OLD = """{
+  "k": 2, "layers": 2, "objective": "renyi", "parameters": {"alpha": 0.5}, "gradient": "dreg",
+  "theta_gradient": null, "resampled": null, "seed": 0, "dataset": "digits",
+  "data_source": "embedded", "data_dir": null, "binarization": "dynamic", "preset": "quick",
+  "stages": null, "passes": 2, "batch_size": 100, "total_stages": 8, "stage_base": 3,
+  "first_rate": 0.001, "last_rate": 0.0001, "adam_beta1": 0.9, "adam_beta2": 0.999,
+  "adam_eps": 0.0001, "loss": "mean", "after": null, "eval_k": 6, "eval_images": 30,
+  "precision": "float32", "out_dir": "/tmp/exp-old/runs", "overwrite": false,
+  "checkpoint_seconds": 20.0, "tensorboard": false
+}"""
+"""A config.json of the version before --latent-sizes and its like."""
+
+OLD_WORDS = "--dataset digits --passes 2 --k 2 --batch-size 100 --eval-k 6 --eval-images 30 "
+OLD_WORDS += "--layers 2 --objective renyi --alpha 0.5 --gradient dreg"
+
+
+def test_a_run_of_an_older_version_is_the_same_run(tmp_path):
+    old = Config.from_json(json.loads(OLD))
+    (same,) = typed(OLD_WORDS).runs()
+    assert old.name == same.name == "renyi-alpha0.5-L2-k2-dreg-seed0"
+    assert old.model(64) == ModelConfig.two_layer((64,))
+    folder = RunFolder(tmp_path)
+    (tmp_path / "config.json").write_text(OLD)
+    facts = {"source": "embedded"}
+    folder.write("data.json", facts)
+    folder.check(same, facts)
+    (other,) = typed(f"{OLD_WORDS} --latent-sizes 9 4").runs()
+    message = r"latent_sizes is \(\) there and \(9, 4\) here"
+    with pytest.raises(UsageError, match=message):
+        folder.check(other, facts)
+    with pytest.raises(UsageError, match=r"got unknown \['colour'\]"):
+        Config.from_json(json.loads(OLD) | {"colour": "red"})
+
+
+def test_lists_in_a_config_are_no_difference(tmp_path):
+    (run,) = typed("--objective tvo --partitions 0 0.5 1 --hidden-sizes 9,8").runs()
+    folder = RunFolder(tmp_path)
+    folder.open(run.replace(data_source="embedded"), {})
+    folder.check(run, {})
