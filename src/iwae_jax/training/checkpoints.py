@@ -109,7 +109,8 @@ class Checkpoints:
             try:
                 if self._digest_file(step).read_text() != _digest(path):
                     raise ValueError("its files have changed since they were written")
-                stored = self._reader.metadata(item).item_metadata.tree
+                metadata: Any = self._reader.metadata(item).item_metadata
+                stored = metadata.tree
             except Exception as error:  # on unreadable files Orbax raises errors of many types
                 reason = (str(error).strip().splitlines() or [repr(error)])[0]
                 warnings.warn(
@@ -122,7 +123,12 @@ class Checkpoints:
                 names[name]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
                 for name, leaf in wanted.items()
             }
-            restored = self._reader.restore(item, args=self._ocp.args.StandardRestore(abstract))
+            try:
+                restored = self._reader.restore(item, args=self._ocp.args.StandardRestore(abstract))
+            except Exception as error:  # not damaged: its files are those that were written
+                raise ValueError(
+                    f"Expected Orbax to restore the undamaged checkpoint {path}, got: {error}"
+                ) from error
             leaves = [restored[names[name]] for name in wanted]
             return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
         if steps:
