@@ -1,8 +1,8 @@
-"""Time of a training step with each gradient, relative to reparam. The gradients take turns in one process.
+"""Time of a training step with each gradient, over that of reparam, in turn in one process.
 
     python -m benchmarks.gradients --steps=200 --rounds=7
 
-The networks are the paper's, the batch is 20. The data are noise: their values do not change the work.
+Burda's networks, batch 20, on noise: the work does not depend on the data's values.
 """
 
 import dataclasses
@@ -21,16 +21,16 @@ from iwae_jax.gradients import GRADIENTS, resampled
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """Settings of the benchmark."""
+    """What to measure."""
 
     k: int = 50
     """Importance samples."""
     steps: int = 200
-    """Steps in each turn."""
+    """Steps of each turn."""
     rounds: int = 7
-    """Turns of each gradient."""
+    """Turns of each."""
     m: int = 8
-    """Samples in a resampled backward pass."""
+    """Samples in the backward pass of what is resampled."""
 
 
 def main() -> None:
@@ -58,7 +58,7 @@ def main() -> None:
         for name in gradients:
             turns = zip(
                 seconds[name][1:], seconds["reparam"][1:], strict=True
-            )  # the first turn compiles
+            )  # the first compiles
             ratios = sorted(a / b for a, b in turns)
             step = 1000 * statistics.median(seconds[name][1:]) / arguments.steps
             print(
