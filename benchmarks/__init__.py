@@ -1,1 +1,1 @@
-"""What measures time and memory: ``python -m benchmarks.NAME``."""
+"""Benchmarks of time, memory and variance: ``python -m benchmarks.NAME``."""

@@ -1,11 +1,11 @@
-"""Peak memory of evaluation and of training as k grows, each in a process of its own.
+"""Peak memory of evaluation and of training as k grows, each measured in its own process.
 
     python -m benchmarks.memory
 
-Evaluation is `log_likelihood`; training is two steps on a batch of 20, plain with k = 50, and with the
+Evaluation is `log_likelihood`. Training is two steps on a batch of 20: plain at k = 50, and with the
 backward pass on m = 8 resampled samples at k = 50 and k = 5000.
 
-The figure is the largest resident set of the whole process, compiler included.
+The figure is the largest resident set of the whole process, including the compiler.
 """
 
 import dataclasses
@@ -39,18 +39,18 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Settings of the benchmark."""
 
     k: tuple[int, ...] = (500, 5_000, 50_000)
     """Importance samples of the evaluation."""
     train_k: int = 5_000
-    """Importance samples of the training that is resampled."""
+    """Importance samples of the resampled training."""
     m: int = 8
-    """Samples in its backward pass."""
+    """Samples in the resampled backward pass."""
 
 
 def peak(code: str, *words: int) -> float:
-    """The largest resident set of a process that runs the code, MiB."""
+    """Run the code in a process of its own; return the largest resident set, MiB."""
     command = [sys.executable, "-c", code, *map(str, words)]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     return float(run.stdout)

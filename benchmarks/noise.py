@@ -1,9 +1,9 @@
-"""Variance and time of log p(x) from antithetic and quasi-random noise, over those of independent noise.
+"""Variance and time of log p(x) with antithetic and Sobol noise, relative to independent noise.
 
     python -m benchmarks.noise runs/mnist/iwae-L1-k50-seed0
 
-On test images of a finished run. Of each image the same number of samples is drawn anew several times;
-the variance is that of the estimate over these draws, its ratio a median over images.
+The images are test images of a finished run. For each image, the program draws the same number of
+samples several times. The variance is over these repetitions; the ratio is a median over images.
 """
 
 import dataclasses
@@ -23,16 +23,16 @@ from iwae_jax.noise import NOISES, Noise
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Settings of the benchmark."""
 
     run_dir: tyro.conf.Positional[Path]
     """Folder of a finished run."""
     k: tuple[int, ...] = (16, 256, 4096)
-    """Samples of each estimate."""
+    """Samples in each estimate."""
     images: int = 20
-    """The first so many test images."""
+    """Number of test images."""
     repeats: int = 40
-    """Estimates of each image."""
+    """Number of estimates for each image."""
     data_dir: str | None = None
     """Folder of local data files."""
 
@@ -53,7 +53,7 @@ def main() -> None:
                 log_p = iwae_jax.log_likelihood(params, x, key, k, noise=noise)
                 values[noise].append(np.asarray(log_p, np.float64))
                 seconds[noise].append(time.perf_counter() - begun)
-        plain = np.var(values["independent"][1:], axis=0, ddof=1)  # the first compiles
+        plain = np.var(values["independent"][1:], axis=0, ddof=1)  # the first turn compiles
         for noise in NOISES:
             variance = np.var(values[noise][1:], axis=0, ddof=1)
             ratio = float(np.median(variance / plain))

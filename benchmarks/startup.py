@@ -1,4 +1,4 @@
-"""Time to import, and from the command to the first training step, whole processes in turn.
+"""Time to import, and from the command to the first training step. Whole processes take turns.
 
 python -m benchmarks.startup --rounds=5 --data-dir=FOLDER
 """
@@ -17,12 +17,12 @@ import tyro
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """What to measure."""
+    """Settings of the benchmark."""
 
     rounds: int = 5
-    """Turns of each."""
+    """Turns of each process."""
     data_dir: str | None = None
-    """Folder of MNIST's files; without it, the embedded digits."""
+    """Folder of MNIST's files (default: use the embedded digits)."""
 
 
 def main() -> None:
@@ -33,7 +33,7 @@ def main() -> None:
         for modules, values in seconds.items():
             begun = time.perf_counter()
             subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
-            if turn:  # the first turn warms the disk's cache
+            if turn:  # the first turn fills the disk cache
                 values.append(time.perf_counter() - begun)
     medians = {modules: statistics.median(values) for modules, values in seconds.items()}
     for modules, value in medians.items():

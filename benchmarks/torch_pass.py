@@ -1,11 +1,12 @@
-"""Time a training pass beside the same work in PyTorch (torch.compile), on this machine's CPU.
+"""Time of a training pass, relative to the same work in PyTorch (torch.compile), on this machine's CPU.
 
     python -m pip install torch        # not a dependency
     python -m benchmarks.torch_pass --steps=300 --rounds=7
 
-Burda's one-layer network, k=50, batch 20, dynamic binarization, Adam: the default run. The two
-take turns in one process, with the same number of threads, and each round gives one ratio of ours to PyTorch's;
-the median is the figure. Data are uniform noise: the work does not depend on their values.
+The work is that of the default run: the paper's one-layer network, k = 50, batch 20, dynamic
+binarization, Adam. The two programs take turns in one process, with the same number of threads. Each round
+gives one ratio of our time to PyTorch's; the figure is the median. The data are uniform noise: their
+values do not change the work.
 """
 
 import dataclasses
@@ -27,16 +28,16 @@ COUNT, BATCH, K = 59_600, 20, 50
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
-    """How much to measure."""
+    """Settings of the benchmark."""
 
     steps: int = 300
-    """Steps of each turn; a pass has 2,980."""
+    """Steps in each turn (a pass has 2,980)."""
     rounds: int = 7
-    """Turns of each."""
+    """Turns of each program."""
 
 
 def ours(images: np.ndarray, steps: int) -> Any:
-    """A function that takes so many steps of `iwae_jax.train_epoch`."""
+    """Return a function that takes this number of steps with `iwae_jax.train_epoch`."""
     params = iwae_jax.init(
         jax.random.key(0), iwae_jax.ModelConfig(), data_mean=images.mean(0) / 255
     )
@@ -52,7 +53,7 @@ def ours(images: np.ndarray, steps: int) -> Any:
 
 
 def pytorch(images: np.ndarray, steps: int) -> Any:
-    """A function that takes the same steps in PyTorch, written as its users would."""
+    """Return a function that takes the same steps in ordinary PyTorch code."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch import nn  # pyright: ignore[reportMissingImports]
 

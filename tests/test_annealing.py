@@ -26,7 +26,7 @@ def test_it_agrees_with_the_evidence(size, layers, start):
     log_w = annealing.annealed_log_weights(params, x, KEY, 300, steps=steps, start=start)
     found = evaluation.diagnose(log_w)
     exact = params.model.log_evidence(params, x)
-    assert (found.pareto_k < evaluation.PARETO_K_LIMIT).all()  # the errors can be trusted
+    assert (found.pareto_k < evaluation.PARETO_K_LIMIT).all()  # so the errors can be trusted
     assert (np.abs(found.log_likelihood - exact) < 3 * found.standard_error).all()
     assert (found.standard_error < 0.2).all()
 
@@ -37,7 +37,7 @@ def test_the_gap_closes_with_steps():
         bounds = annealing.bidirectional(params, KEY, n, 20, steps=steps, start="prior")
         exact = params.model.log_evidence(params, bounds.x)
         lower, upper = np.asarray(bounds.lower) - exact, np.asarray(bounds.upper) - exact
-        # In expectation on either side of log p(x): 4 standard errors over data.
+        # Bounds in expectation: within 4 standard errors over data.
         assert lower.mean() < 4 * lower.std() / np.sqrt(n)
         assert upper.mean() > -4 * upper.std() / np.sqrt(n)
         gap = upper - lower
@@ -71,7 +71,7 @@ def test_one_step_is_importance_sampling(layers):
 
 @pytest.mark.parametrize("batch_size", [1, 2, 20])
 def test_it_does_not_depend_on_how_the_data_are_cut(batch_size):
-    # On linear dynamics, which amplify no rounding.
+    # Linear dynamics do not amplify rounding.
     params, x = chain(4, 2), jax.random.normal(jax.random.key(5), (3, 4))
     whole = annealing.annealed_log_weights(params, x, KEY, 4, steps=5, batch_size=20)
     keys = iwae_jax.datum_keys(KEY, 3)
@@ -89,7 +89,7 @@ def test_step_sizes_settle_at_the_target():
     sizes = path.step_sizes(jax.random.key(1), betas)
     z = jax.vmap(path.draw)(jax.random.split(KEY, 400))
     move = jax.vmap(path.move, (0, 0, None, None))
-    for t in range(3):  # near the start's own distribution
+    for t in range(3):  # near the distribution of the start
         z, accepted = move(z, jax.random.split(jax.random.fold_in(KEY, t), 400), betas[0], sizes[0])
     assert 0.4 < float(accepted.mean()) < 0.9
 

@@ -21,7 +21,7 @@ def no_folder_and_no_network(monkeypatch, tmp_path):
 
 
 def test_the_papers_split_of_mnist(tmp_path):
-    # 1/150 of the training images is held out, from the end: 400 of 60,000.
+    # The last 1/150 of the training images is held out: 400 of 60,000.
     train, test = files.images(300), files.images(20, seed=1)
     files.write_mnist(tmp_path, train, test)
     mnist = data.load("mnist", "files", tmp_path)
@@ -32,7 +32,7 @@ def test_the_papers_split_of_mnist(tmp_path):
     np.testing.assert_array_equal(mnist.test, test.reshape(20, 784))
     np.testing.assert_allclose(mnist.mean, train[:298].reshape(298, 784).mean(axis=0) / 255)
     assert str(tmp_path) in mnist.origin
-    # files.write_mnist numbers the images: labels stay with their images.
+    # files.write_mnist numbers the images, so a label tells its image.
     assert mnist.labels is not None
     np.testing.assert_array_equal(mnist.labels["train"], np.arange(298) % 10)
     np.testing.assert_array_equal(mnist.labels["validation"], np.arange(298, 300) % 10)
@@ -55,7 +55,7 @@ def test_binarized_mnist_is_as_it_comes(tmp_path):
     fixed = data.load("binarized_mnist", "files", tmp_path)
     assert fixed.maximum == 1
     assert [len(images) for images in (fixed.train, fixed.validation, fixed.test)] == [5, 2, 2]
-    # Drawing zeros and ones anew leaves them as they are.
+    # Drawing from zeros and ones returns them unchanged.
     drawn = data.binarize(fixed.train, jax.random.key(0), fixed.maximum)
     np.testing.assert_array_equal(drawn, fixed.train)
 
@@ -79,7 +79,7 @@ def test_omniglot_from_zips(tmp_path):
     files.write_omniglot_zip(tmp_path / "images_background.zip", range(100))
     omniglot = data.load("omniglot", "files", tmp_path)
     assert "resized" in omniglot.origin
-    # 8,070 of 32,415 to test on, then 1,345 of 24,345 held out.
+    # 8,070 of 32,415 are test images, then 1,345 of 24,345 are held out.
     assert (len(omniglot.train), len(omniglot.validation), len(omniglot.test)) == (71, 4, 25)
     again = data.load("omniglot", "files", tmp_path)
     assert again.fingerprint == omniglot.fingerprint
@@ -95,7 +95,7 @@ def test_the_embedded_digits():
     ]
     assert digits.train.max() == 16
     assert 0.2 < digits.mean.mean() < 0.4
-    # Labels belong to their images: scikit-learn's own, found again by their pixels.
+    # Labels belong to their images: find scikit-learn's images again by their pixels.
     from sklearn.datasets import load_digits
 
     official: Any = load_digits()

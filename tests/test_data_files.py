@@ -184,7 +184,7 @@ def test_bad_amat_files(tmp_path, text, message):
 
 
 def chardata(train, test):
-    """The .mat file's arrays: a column an image, its pixels in MATLAB's column order."""
+    """The arrays of the .mat file: each column is an image, its pixels in MATLAB's column order."""
     return {
         "data": train.transpose(0, 2, 1).reshape(len(train), 784).T,
         "testdata": test.transpose(0, 2, 1).reshape(len(test), 784).T,

@@ -1,4 +1,4 @@
-"""tensorflow-datasets' whole path, download to arrays, against a server on this machine."""
+"""tensorflow-datasets from download to arrays, with a server on this machine."""
 
 import functools
 import hashlib
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("default")
 
 @pytest.fixture
 def served(tmp_path):
-    """A folder, and the address under which a local server offers it."""
+    """A folder, and the address at which a local server serves it."""
     folder = tmp_path / "served"
     folder.mkdir()
 
@@ -51,7 +51,7 @@ def checksums(folder, url):
 
 
 def rows(values):
-    """Rows in an order of their own: TFDS shuffles by a hash."""
+    """Sort the rows, because TFDS shuffles them by a hash."""
     return sorted(map(bytes, values.reshape(len(values), -1)))
 
 
@@ -74,12 +74,12 @@ def test_mnist(served, tmp_path):
     splits = data_tfds.read_builder(builder)
     assert rows(splits["train"]) == rows(train)
     assert rows(splits["test"]) == rows(test)
-    # What a second process does: read the cache, without TFDS and without the server.
+    # A second process reads the cache, without TFDS and without the server.
     again = data_tfds.read("mnist", tmp_path / "tfds")
     np.testing.assert_array_equal(again["train"], splits["train"])
     mnist = data.load("mnist", "tfds", tmp_path / "tfds")
     assert (mnist.source, mnist.train.shape, mnist.test.shape) == ("tfds", (30, 784), (11, 784))
-    # TFDS shuffles: a label is still that of its image, which files.write_mnist numbered.
+    # TFDS shuffles, but labels stay with their images, which files.write_mnist numbers.
     order = {image.tobytes(): number for number, image in enumerate(train.reshape(30, 784))}
     numbers = [order[row.tobytes()] for row in mnist.train]
     assert mnist.labels is not None

@@ -113,7 +113,7 @@ def test_equal_weights_and_a_single_one():
     np.testing.assert_array_equal(found.pareto_k, -np.inf)
     one = evaluation.diagnose(np.zeros((1, 2)))
     assert np.isnan(one.standard_error).all() and np.isnan(one.pareto_k).all()
-    # One weight that is all: the fit of a tail to it breaks down, and nothing is to be trusted.
+    # One weight is the whole sum: the tail has no fit, and the estimate cannot be trusted.
     alone = evaluation.diagnose(np.where(np.arange(40) == 7, 0.0, -1e4 * (1 + np.arange(40))))
     assert (alone.largest_weight, alone.pareto_k > 0.7) == (1.0, True)
     assert 30 < alone.standard_error < np.inf
@@ -124,15 +124,15 @@ def test_equal_weights_and_a_single_one():
 def test_paretos_k_is_that_of_the_weights(shape):
     w = np.random.default_rng(0).pareto(1 / shape, size=(5000, 40))
     found = evaluation.diagnose(np.log(w)).pareto_k
-    # 212 values of a tail say its shape within 0.1 or so.
+    # 212 values of a tail determine its shape within about 0.1.
     assert abs(found.mean() - shape) < 0.05
     high = evaluation.summarise(evaluation.diagnose(np.log(w))).warnings()
-    if shape != 0.5:  # 0.7 is within the noise of it
+    if shape != 0.5:  # too close to 0.7 for the noise
         assert any("Pareto" in line for line in high) == (shape == 0.9)
 
 
 def test_the_stated_errors_are_the_true_ones():
-    """The NLL's Monte Carlo error against its spread over keys; the split's, over splits."""
+    """Compare the Monte Carlo error with the spread over keys, and the split error with that over splits."""
     params, x = linear(1), points(200)
     keys = jax.random.split(KEY, 60)
     results = [
@@ -147,7 +147,7 @@ def test_the_stated_errors_are_the_true_ones():
 
 @pytest.mark.parametrize("scale", [0.5, 1.0, 2.5])
 def test_the_standard_error_is_not_too_small_where_few_weights_carry_the_mean(scale):
-    """Weights with a normal logarithm, heavier and heavier; the truth is the spread of estimates."""
+    """Log-normal weights with ever heavier tails; the true error is the spread of the estimates."""
     k, repeats = 500, 2000
     log_w = np.random.default_rng(0).normal(0, scale, (k, repeats))
     found = evaluation.diagnose(log_w)
@@ -164,7 +164,7 @@ def test_the_standard_error_is_not_too_small_where_few_weights_carry_the_mean(sc
 
 
 def test_the_two_errors_are_apart():
-    """Log-weights made up: log p(x) of each datum, and the noise of an estimate, are known."""
+    """Artificial log-weights, with known log p(x) of each datum and known noise of its estimate."""
     rng, splits, count, k = np.random.default_rng(0), 400, 25, 100
     log_p = rng.normal(-90, 2.0, (splits, count))
     noise = rng.normal(0, 1.0, (k, splits, count))
@@ -173,9 +173,9 @@ def test_the_two_errors_are_apart():
     ]
     nll = np.array([r.nll for r in results])
     stated = np.mean([[r.monte_carlo_error**2, r.split_error**2] for r in results], axis=0)
-    # The whole spread of the NLL is that of both; a variance of 400 has an error of sqrt(2 / 399).
+    # The spread of the NLL includes both errors; a variance of 400 values has an error of sqrt(2 / 399).
     assert abs(nll.var(ddof=1) / stated.sum() - 1) < 4 * np.sqrt(2 / 399)
-    # The split's is that of log p(x) itself, whatever the samples.
+    # The split error is that of log p(x) itself, for any samples.
     assert abs(stated[1] / (2.0**2 / count) - 1) < 4 * np.sqrt(2 / (splits * (count - 1))) + 0.01
     same = evaluation.summarise(evaluation.diagnose(rng.normal(0, 1.0, (k, 2000)) - 90))
     assert same.split_error < 0.5 * same.monte_carlo_error

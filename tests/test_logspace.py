@@ -26,7 +26,7 @@ EXTREMES = [
 
 
 def jackknife_reference(log_w, order):
-    """Nowozin's sum over all subsets, in 60 digits."""
+    """Nowozin's sum over all subsets, with 60 digits."""
     with decimal.localcontext() as context:
         context.prec, context.Emin, context.Emax = 60, -(10**6), 10**6
         w = [decimal.Decimal(float(v)).exp() for v in log_w]
@@ -43,7 +43,7 @@ def jackknife_reference(log_w, order):
 
 @pytest.mark.parametrize(("log_w", "order"), LOG_WEIGHTS)
 def test_the_jackknife_is_the_sum_over_all_subsets(log_w, order):
-    """In float32, where the sum itself would have lost its digits to cancelling terms."""
+    """In float32, in which the sum itself would lose its digits to cancellation."""
     got = logspace.jackknife(jnp.asarray(log_w, jnp.float32), order)
     expected = jackknife_reference(np.float32(log_w), order)
     np.testing.assert_allclose(got, expected, rtol=1e-6, atol=3e-6)
@@ -60,7 +60,7 @@ def test_the_jackknife_of_weights_far_apart(log_w, order):
 
 
 def test_the_jackknife_of_many_samples_and_a_high_order():
-    """Of equal weights it is their log, and it shifts with them, at any order."""
+    """At any order: equal weights give their log, and a shift of the log-weights shifts the value."""
     for k, order in ((1000, 3), (200, 12), (20, 19)):
         np.testing.assert_allclose(
             logspace.jackknife(jnp.full((k,), -90.0), order), -90.0, rtol=1e-5

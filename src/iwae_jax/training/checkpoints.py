@@ -123,7 +123,12 @@ class Checkpoints:
                 names[name]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
                 for name, leaf in wanted.items()
             }
-            restored = self._reader.restore(item, args=self._ocp.args.StandardRestore(abstract))
+            try:
+                restored = self._reader.restore(item, args=self._ocp.args.StandardRestore(abstract))
+            except Exception as error:  # not damaged: its files are those that were written
+                raise ValueError(
+                    f"Expected Orbax to restore the undamaged checkpoint {path}, got: {error}"
+                ) from error
             leaves = [restored[names[name]] for name in wanted]
             return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
         if steps:
