@@ -1,0 +1,97 @@
+"""Removal of units from a model."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iwae_jax.models import (
+    MLP,
+    LayeredNormalPosterior,
+    LayeredNormalPrior,
+    ModelConfig,
+)
+from iwae_jax.protocol import Params, model_of
+from iwae_jax.typing import Array, ArrayLike, PyTree
+
+
+def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
+    """Remove units from the model of a `ModelConfig`.
+
+    The posterior and the prior of a removed unit become N(0, 1), so their densities cancel in every
+    weight. No other unit, and no pixel, reads its value.
+
+    Args:
+      params: parameters of a `ModelConfig`.
+      keep: for each layer, from the one next to x upwards, the units to keep, bool [latent].
+
+    Returns:
+      Parameters of the same model and shape.
+
+    Raises:
+      ValueError: if the model is not a `ModelConfig`, or ``keep`` does not fit the model.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, iwae_jax
+      >>> from iwae_jax import latents
+      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
+      >>> pruned = latents.without_units(params, (jnp.arange(50) < 20,))
+
+    Reference:
+      Burda et al. (2016), sec. 5.2.
+    """
+    model = model_of(params)
+    if not isinstance(model, ModelConfig) or not _is_layered_normal(model):
+        raise ValueError(
+            f"Expected the model to be a ModelConfig of layered normals and MLPs, got {model!r}."
+        )
+    masks = [np.asarray(layer) for layer in keep]
+    shapes = [(size,) for size in model.latent_sizes]
+    if [mask.shape for mask in masks] != shapes or any(mask.dtype != bool for mask in masks):
+        raise ValueError(
+            f"Expected keep to be bool of shapes {shapes}, got "
+            f"{[(mask.dtype.name, mask.shape) for mask in masks]}."
+        )
+    recognition = list(params.recognition)
+    # Networks on the way down: the likelihood's reads z[0], the prior's read z[1], z[2], ..
+    down = [params.generative["likelihood"], *params.generative["prior"]]
+    for layer, mask in enumerate(masks):
+        recognition[layer] = _silence_heads(recognition[layer], mask)
+        down[layer] = _silence_inputs(down[layer], mask)
+        if layer + 1 < len(masks):
+            down[layer + 1] = _silence_heads(down[layer + 1], mask)
+            recognition[layer + 1] = _silence_inputs(recognition[layer + 1], mask)
+    generative = {"likelihood": down[0], "prior": tuple(down[1:])}
+    return Params(generative, tuple(recognition), model)
+
+
+def _is_layered_normal(model: ModelConfig) -> bool:
+    _, prior, posterior = model.parts
+    layered = isinstance(prior, LayeredNormalPrior) and isinstance(
+        posterior, LayeredNormalPosterior
+    )
+    return layered and model.make_network is MLP
+
+
+def _silence_heads(variables: PyTree, keep: np.ndarray) -> PyTree:
+    """Set the mean and the log-scale of removed units to 0."""
+    network = variables["params"]
+    silent = {
+        head: jax.tree.map(lambda leaf: jnp.where(_last(keep, leaf), leaf, 0.0), network[head])
+        for head in ("mean", "log_scale")
+    }
+    return {**variables, "params": {**network, **silent}}
+
+
+def _last(keep: np.ndarray, leaf: Array) -> np.ndarray:
+    return keep.reshape((1,) * (leaf.ndim - 1) + keep.shape)
+
+
+def _silence_inputs(variables: PyTree, keep: np.ndarray) -> PyTree:
+    """Set the weights from removed units to 0."""
+    network = variables["params"]
+    first = ["hidden_0"] if "hidden_0" in network else list(network)
+    silent = {
+        name: {**network[name], "kernel": jnp.where(keep[:, None], network[name]["kernel"], 0.0)}
+        for name in first
+    }
+    return {**variables, "params": {**network, **silent}}
