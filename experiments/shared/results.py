@@ -134,7 +134,7 @@ def evaluate(
 def weight_blocks(
     params: iwae_jax.Params, x: jax.Array, keys: jax.Array, k: int, display: Display
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """The log-weights of data, [k, n], block by block; a `DivergedError` where no weight is above 0."""
+    """The log-weights of data, [k, n], by blocks; a `DivergedError` if a log p(x) is not finite."""
     block = max(1, min(BLOCK, WEIGHTS // k))
     for start in range(0, len(x), block):
         some = slice(start, start + block)

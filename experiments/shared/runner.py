@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,15 +125,7 @@ def initial_state(config: Config, data: Dataset) -> TrainState:
     if config.run.after is not None:
         before, state = _last_state(Path(config.run.after), data)
         there, here = before.to_json(), config.to_json()
-        for name in (
-            "layers",
-            "latent_sizes",
-            "hidden_sizes",
-            "likelihood",
-            "prior",
-            "posterior",
-            "dataset",
-        ):
+        for name in (*(field.name for field in fields(config.network)), "dataset"):
             if there[name] != here[name]:
                 raise UsageError(
                     f"Expected --after a run with {name} {here[name]}, got one with {there[name]}."

@@ -100,13 +100,13 @@ _DIAGNOSTICS = (
 
 
 def _mean(values: list[float | None]) -> float | None:
-    """The mean; None if any is not known."""
+    """The mean; None if any value is None."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
 def _root(*errors: float | None) -> float | None:
-    """The root of the sum of squares; None if any is not known."""
+    """The root of the sum of squares; None if any value is None."""
     known = [error for error in errors if error is not None]
     return float(np.sqrt(sum(error**2 for error in known))) if len(known) == len(errors) else None
 
