@@ -1,18 +1,25 @@
 """Flags, --help, errors of the command line, and config.json."""
 
+import dataclasses
+import importlib
 import json
+import re
 import runpy
+import shlex
 import sys
+from dataclasses import MISSING
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
-from experiments.shared import parsing
+from experiments.shared import command, parsing, runner
 from experiments.shared.bound import Parameters
 from experiments.shared.config import Config, UsageError, parse
 from experiments.shared.folders import RunFolder
 from experiments.shared.network import default_sizes
-from iwae_jax import ModelConfig
+from iwae_jax import ModelConfig, gradients, models, objectives
 
 ROOT = Path(__file__).parents[1]
 COMMANDS = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
@@ -38,10 +45,10 @@ def test_every_command_answers_help(monkeypatch, capsys, name):
 
 
 def test_the_flags_and_their_groups(capsys):
-    """All flags have the names of the first version; --help shows them in groups."""
+    """All flags keep their names, and --help shows them in groups."""
     words = {
         "k": "1 5", "layers": "1 2", "objective": "iwae vae", "gradient": "dreg reparam",
-        "theta-gradient": "stl", "resampled": "1", "seed": "3 4", "alpha": "0.3", "n": "3", "m": "4",
+        "p-gradient": "gdreg", "resampled": "1", "seed": "3 4", "alpha": "0.3", "n": "3", "m": "4",
         "beta": "0.1", "order": "2", "partitions": "0 0.5 1", "first": "0.2", "tail": "9",
         "decay": "0.5", "dataset": "omniglot", "data-source": "files", "data-dir": "x",
         "binarization": "fixed", "preset": "paper", "stages": "2", "passes": "7", "batch-size": "8",
@@ -131,7 +138,7 @@ def test_an_error_of_an_unknown_kind_has_no_sentence():
         ("--layers 2 --latent-sizes 9 4", (9, 4), ((200, 200), (100, 100)), "L2-z9_4"),
         ("--hidden-sizes 30,20 10", (100, 50), ((30, 20), (10,)), "L2-h30_20+10"),
         ("--latent-sizes 7 --hidden-sizes 200,200", (7,), ((200, 200),), "L1-z7"),
-        ("--likelihood normal", (50,), ((200, 200),), "L1-likelihood_normal"),
+        ("--likelihood normal --binarization none", (50,), ((200, 200),), "L1-likelihood_normal"),
     ],
 )
 def test_layers_and_sizes(words, latent, hidden, name):
@@ -225,3 +232,143 @@ def test_lists_in_a_config_are_no_difference(tmp_path):
     folder = RunFolder(tmp_path)
     folder.open(run.replace(data_source="embedded"), {})
     folder.check(run, {})
+
+
+@pytest.mark.parametrize(
+    ("theta", "phi", "expected"),
+    [
+        (None, "dreg", "dreg"),
+        ("stl", "dreg", "dreg"),
+        ("reparam", "vimco", "vimco"),
+        ("gdreg", "gdreg", "gdreg"),
+        ("gdreg", "vimco", "gdreg+vimco"),
+        ("stl", "rws", "reparam+rws"),
+    ],
+)
+def test_theta_and_phi_of_an_older_version_are_routes(theta, phi, expected):
+    values = json.loads(OLD) | {"theta_gradient": theta, "gradient": phi}
+    assert str(Config.from_json(values).gradient_estimator) == expected
+
+
+def shell_commands():
+    """Every `python -m experiments.NAME ..` in a shell block of the pages, with its words."""
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), flags=re.S):
+            for line in block.splitlines():
+                found = re.search(r"python -m experiments\.(\w+)(.*)", line)
+                if found and "NAME" not in line and "--help" not in line:
+                    yield pytest.param(found[1], found[2], id=line.strip()[:90])
+
+
+@pytest.mark.parametrize(("name", "words"), [*shell_commands()])
+def test_the_commands_of_the_pages_are_understood(monkeypatch, name, words):
+    """They are parsed into the dataclass that the command runs with; nothing is run."""
+    words = shlex.split(words, comments=True)
+    seen = []
+
+    def only_parse(kind, program, description, default=MISSING, given=None):
+        seen.append(parse(kind, program, description, default, words))
+        raise UsageError("parsed")
+
+    for module in ("experiments.shared.command", f"experiments.{name}"):
+        imported = importlib.import_module(module)
+        if hasattr(imported, "parse"):
+            monkeypatch.setattr(imported, "parse", only_parse)
+    started = {"mnist": "experiments.mnist", "omniglot": "experiments.omniglot"}
+    with pytest.raises((SystemExit, UsageError)):
+        if name in started:
+            command.main(name, "Test.", 0.0)
+        else:
+            importlib.import_module(f"experiments.{name}").main()
+    assert len(seen) == 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Flipped(models.Bernoulli):
+    """Bernoulli pixels whose heads are the log-odds of a zero."""
+
+    def log_prob(self, outputs, x):
+        return super().log_prob({"logits": -outputs["logits"]}, x)
+
+    def mean(self, outputs):
+        return super().mean({"logits": -outputs["logits"]})
+
+    def first_bias(self, data_mean):
+        return -super().first_bias(data_mean)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shifted:
+    """A prior: standard normals around a learned mean."""
+
+    size: int
+
+    def init(self, key):
+        return {"mean": 0.1 * jax.random.normal(key, (self.size,))}
+
+    def log_prob(self, params, z):
+        return jax.scipy.stats.norm.logpdf(z[0], params.generative["prior"]["mean"]).sum()
+
+    def sample(self, params, key):
+        mean = params.generative["prior"]["mean"]
+        return (mean + jax.random.normal(key, (self.size,)),)
+
+    def moments(self, params, z):
+        return ((params.generative["prior"]["mean"], jnp.ones_like(z[0])),)
+
+
+@dataclasses.dataclass(frozen=True)
+class Halved(gradients.Estimator):
+    """Half of the default estimator's coefficients."""
+
+    needs = gradients.DEFAULT.needs
+
+    def coefficients(self, objective, log_w):
+        found = gradients.DEFAULT.coefficients(objective, log_w)
+        return jax.tree.map(lambda a: 0.5 * a, found)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mean(objectives.Objective):
+    """The ELBO, by another name."""
+
+    kind = "lower bound"
+
+    def __call__(self, log_w):
+        return jnp.mean(log_w, axis=0)
+
+
+def test_what_is_registered_in_a_line_runs_on_the_command_line(monkeypatch, capsys, tmp_path):
+    """An estimator, an objective, a likelihood and a prior made up here: a run, its resume, its evaluation."""
+    monkeypatch.setitem(gradients.NAMES, "halved", Halved)
+    monkeypatch.setitem(objectives.NAMES, "mean", Mean)
+    monkeypatch.setitem(models.LIKELIHOODS, "flipped", lambda config: Flipped())
+    monkeypatch.setitem(models.PRIORS, "shifted", lambda config: Shifted(config.latent_sizes[0]))
+    words = "--dataset digits --passes 1 --k 2 --batch-size 200 --eval-k 6 --eval-images 20 "
+    words += "--objective mean --gradient halved --likelihood flipped --prior shifted"
+    words += f" --latent-sizes 3 --hidden-sizes 9 --out-dir {tmp_path}"
+    monkeypatch.setattr(sys, "argv", ["mnist", *words.split()])
+    with pytest.raises(SystemExit) as stop:
+        command.main("mnist", "Test.", 0.0)
+    printed = capsys.readouterr()
+    assert stop.value.code == 0, printed.err
+    (folder,) = (path for path in (tmp_path / "mnist").iterdir() if path.is_dir())
+    assert folder.name == "mean-L1-z3-h9-likelihood_flipped-prior_shifted-k2-halved-seed0"
+    summary = RunFolder(folder).read("summary.json")
+    assert summary is not None
+    assert (summary["gradient"], summary["objective"]) == ("halved", "Mean()")
+    # It learned: the data's mean alone, of a Bernoulli, gives 23.4 nats more than its bound.
+    assert summary["test_nll"] < 40
+    config, _, params = runner.restore_run(folder, None)
+    assert params.model == config.model(64)
+    assert isinstance(params.model.parts.prior, Shifted)
+    assert params.generative["prior"]["mean"].shape == (3,)
+
+
+def test_a_likelihood_of_real_numbers_takes_the_intensities():
+    message = r"Expected --binarization=none with --likelihood=normal"
+    with pytest.raises(UsageError, match=message):
+        typed("--likelihood normal").check()
+    typed("--likelihood normal --binarization none").check()
+    with pytest.raises(UsageError, match="Expected likelihood to be one of bernoulli, normal"):
+        typed("--likelihood magic").check()

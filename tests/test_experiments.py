@@ -518,9 +518,9 @@ def test_what_differs_from_the_paper_is_said(run):
             "vae-analytic_klTrue-L1-k2-seed0",
         ),
         (
-            "--objective tvo --partitions 0 0.5 1 --resampled 1 --theta-gradient stl",
+            "--objective tvo --partitions 0 0.5 1 --resampled 1 --gradient vimco --p-gradient gdreg",
             "TVO(partitions=(0.0, 0.5, 1.0), first=0.1)",
-            "tvo-partitions0.0_0.5_1.0-L1-k2-stl+reparam@1-seed0",
+            "tvo-partitions0.0_0.5_1.0-L1-k2-gdreg+vimco@1-seed0",
         ),
     ],
 )

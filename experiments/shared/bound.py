@@ -29,14 +29,14 @@ def route_of_theta(theta: str | None, gradient: str) -> str | None:
 
     There, most names for theta stood for the same coefficients as the default estimator's.
     """
-    if theta is None:
+    if theta is None or theta == gradient:
         return None
-    adds = gradients.named(theta).needs.members and not gradients.named(theta).needs.objective
-    try:
-        p = theta if adds else gradients.DEFAULT.name
-        return gradients.ByRoute(p=p, zq=gradient).p.name
-    except ValueError:  # the mixture is the estimator itself
-        return None
+    for p in (theta, gradients.DEFAULT.name):
+        try:
+            return gradients.ByRoute(p=p, zq=gradient).p.name
+        except ValueError:  # no mixture: the coefficients are those of one estimator
+            continue
+    return None
 
 
 def _parameters() -> Any:
