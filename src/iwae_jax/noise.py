@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.protocol import other_key
+from iwae_jax.protocol import check_members, other_key
 from iwae_jax.typing import Array, Float, Int, Key
 
 Noise = Literal["independent", "antithetic", "sobol"]
@@ -30,12 +30,7 @@ def check_noise(noise: Any, model: Any) -> int:
         raise ValueError(f"Expected noise to be one of {NOISES}, got {noise!r}.")
     if noise == "independent":
         return 0
-    missing = [n for n in ("noise_size", "sample_posterior_from") if not hasattr(model, n)]
-    if missing:
-        raise ValueError(
-            f"Expected a model with noise_size and sample_posterior_from for noise={noise!r}; "
-            f"{type(model).__name__} lacks {', '.join(missing)}."
-        )
+    check_members(model, "noise_size", "sample_posterior_from", what=f"noise={noise!r}")
     return model.noise_size
 
 

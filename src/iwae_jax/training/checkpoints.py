@@ -87,7 +87,8 @@ class Checkpoints:
     ) -> tuple[int, State] | None:
         """Restore the newest undamaged checkpoint.
 
-        A warning names each damaged checkpoint that is skipped.
+        A warning names each checkpoint that is skipped: a damaged one, or one without a digest, whose
+        process was killed before it wrote the digest.
 
         Args:
           template: a pytree with the structure, shapes and dtypes of the saved one.
@@ -96,15 +97,21 @@ class Checkpoints:
             ``jax.tree_util.keystr``: ``"['weight']"``.
 
         Returns:
-          The number of the checkpoint, and the restored pytree. None if there is no checkpoint.
+          The number of the checkpoint, and the restored pytree. None if there is no finished checkpoint.
 
         Raises:
           ValueError: if all checkpoints are damaged, or the newest undamaged one does not fit the
             template.
         """
-        steps = self.steps
+        steps, unfinished = self.steps, 0
         for step in reversed(steps):
             path = self.folder / str(step)
+            if not self._digest_file(step).is_file():
+                unfinished += 1
+                warnings.warn(
+                    f"Skipped the unfinished checkpoint {path}: it has no digest", stacklevel=2
+                )
+                continue
             item = path / _ITEM if (path / _ITEM).is_dir() else path  # older layout: no subfolder
             try:
                 if self._digest_file(step).read_text() != _digest(path):
@@ -131,9 +138,10 @@ class Checkpoints:
                 ) from error
             leaves = [restored[names[name]] for name in wanted]
             return step, jax.tree.unflatten(jax.tree.structure(template), leaves)
-        if steps:
+        damaged = len(steps) - unfinished
+        if damaged:
             raise ValueError(
-                f"Expected a readable checkpoint in {self.folder}, got {len(steps)} damaged."
+                f"Expected a readable checkpoint in {self.folder}, got {damaged} damaged."
             )
         return None
 
