@@ -20,7 +20,7 @@ import iwae_jax
 from iwae_jax import annealing, gradients, latents, models, objectives
 from iwae_jax.evaluation import likelihood
 from iwae_jax.training import step
-from tests.oracles import LinearGaussian
+from tests.oracles import LinearGaussian, Tally
 from tests.test_estimators import POINT, draws, flat, scores
 from tests.test_importance import KEY, binary, small
 
@@ -37,7 +37,7 @@ class Routes(gradients.Estimator):
 
     @property
     def needs(self):  # type: ignore[override]
-        return self.other.needs | gradients.Needs(density=True)
+        return dataclasses.replace(self.other.needs, density=True)
 
     def coefficients(self, objective, log_w):
         return dataclasses.replace(self.other.coefficients(objective, log_w), along=None)
@@ -288,6 +288,22 @@ def test_any_number_of_layers():
 def test_no_two_names_for_one_thing(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_a_mixture_needs_what_its_parts_need():
+    tally = iwae_jax.init(KEY, Tally())
+    mixed = gradients.ByRoute(p="reparam", zq="wake_sleep")
+    with pytest.raises(
+        ValueError, match=r"sample_prior, sample_x for gradient 'reparam\+wake_sleep'"
+    ):
+        iwae_jax.bound(tally, jnp.ones(4), KEY, 2, objective="elbo", gradient=mixed)
+    # Route p of the default estimator needs no reparameterised z; vimco's routes neither.
+    assert not gradients.ByRoute(p="reparam", zq="rws").needs.reparameterised
+    # An estimator of one's own may have a route p of its own.
+    own = gradients.ByRoute(p=Routes(gradients.named("dreg")), zq="vimco")
+    params, x = small(1), binary(3)
+    a, b = (slope(params, x, gradient=estimator) for estimator in (own, "vimco"))
+    np.testing.assert_allclose(flat(a), flat(b), rtol=2e-3, atol=2e-4)
 
 
 def test_estimators_print_as_their_names():

@@ -64,15 +64,6 @@ class Needs:
     members: tuple[str, ...] = ()
     objective: Objective | None = None
 
-    def __or__(self, other: "Needs") -> "Needs":
-        return Needs(
-            self.reparameterised or other.reparameterised,
-            self.density or other.density,
-            self.smooth or other.smooth,
-            tuple(dict.fromkeys((*self.members, *other.members))),
-            self.objective or other.objective,
-        )
-
 
 class Estimator(abc.ABC):
     """A gradient estimator: three arrays of per-sample coefficients, one a route.
@@ -85,6 +76,8 @@ class Estimator(abc.ABC):
       needs: its needs of the model and of the objective.
       plain: True if the gradient is the derivative of the objective's value, by automatic
         differentiation alone. `coefficients` must say the same.
+      common_p: True if route p has the coefficients c = dV/dl and no further term, as for most
+        estimators. `gradients.ByRoute` then takes route p from the default estimator alone.
 
     Example:
       >>> import dataclasses, jax, jax.numpy as jnp, iwae_jax
@@ -105,6 +98,7 @@ class Estimator(abc.ABC):
     name: Any = "estimator"
     needs: Any = Needs()
     plain: bool = False
+    common_p: bool = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -16,7 +16,7 @@ class ByRoute(Estimator):
     """The route through log p from one estimator, the routes through z and through log q from another.
 
     Most estimators have the same coefficients on the route through log p, c. So ``p`` must be the default
-    estimator or one that adds a term there, and the mixture must not have a name of its own.
+    estimator or one with a route of its own there, and the mixture must not have a name of its own.
 
     Attributes:
       p: the estimator of the route through log p, or its name.
@@ -41,24 +41,29 @@ class ByRoute(Estimator):
         for part in (p, zq):
             if isinstance(part, (ByRoute, Resampled)):
                 raise ValueError(f"Expected one estimator for each route, got {part}.")
-        if not (p.plain or _adds(p)):
+        if p.common_p and not p.plain:
             raise ValueError(
                 f"Expected p to be an estimator with a route through log p of its own, got {p}, whose "
-                "coefficients there are those of every other."
+                "coefficients there are those of the default estimator."
             )
-        if p == zq or (p.plain and not _adds(zq) and zq.needs.objective is None):
+        if p == zq or (p.plain and zq.common_p and zq.needs.objective is None):
             raise ValueError(
                 f"Expected another estimator for p than that of {zq}: name {zq} alone."
             )
 
     @property
     def needs(self) -> Needs:  # type: ignore[override]
-        zq = self.zq.needs
-        if self.p.plain:
-            # Of the estimator itself only its routes z and q are asked for.
-            return Needs(zq.reparameterised, zq.density, zq.smooth)
-        p = self.p.needs
-        return p | Needs(zq.reparameterised, zq.density, zq.smooth, zq.members)
+        p, zq = self.p.needs, self.zq.needs
+        # Of p, routes z and q are not used; of zq, neither route p nor its term of each sample.
+        own_term = type(self.zq).per_sample is not Estimator.per_sample
+        members = (*p.members, *(() if own_term else zq.members))
+        return Needs(
+            zq.reparameterised or (p.reparameterised and not self.p.plain),
+            zq.density or (p.density and not self.p.plain),
+            zq.smooth or p.smooth,
+            tuple(dict.fromkeys(members)),
+            p.objective,
+        )
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         p, zq = (part.coefficients(objective, log_w) for part in (self.p, self.zq))
@@ -75,11 +80,6 @@ class ByRoute(Estimator):
 
     def __str__(self) -> str:
         return f"{self.p}+{self.zq}"
-
-
-def _adds(estimator: Estimator) -> bool:
-    """Whether the estimator has a term of its own on the route through log p."""
-    return type(estimator).per_sample is not Estimator.per_sample
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ class STL(Estimator):
     """
 
     needs = Needs(reparameterised=True, density=True)
+    common_p = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         c = objective.gradient(log_w)
@@ -48,6 +49,7 @@ class DReG(Estimator):
     """
 
     needs = Needs(reparameterised=True, density=True, smooth=True)
+    common_p = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         c = objective.gradient(log_w)

@@ -26,6 +26,7 @@ class Reparam(Estimator):
     """
 
     needs = Needs(reparameterised=True)
+    common_p = True
     plain = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:

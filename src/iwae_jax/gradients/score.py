@@ -28,6 +28,7 @@ class VIMCO(Estimator):
     """
 
     needs = Needs(density=True)
+    common_p = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         def baseline(i, others):
@@ -61,6 +62,7 @@ class Score(Estimator):
     """
 
     needs = Needs(density=True)
+    common_p = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         c = objective.gradient(log_w)

@@ -30,6 +30,7 @@ class RWS(Estimator):
     """
 
     needs = Needs(density=True, objective=_TRAINS_P_ON)
+    common_p = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         return Coefficients(objective.gradient(log_w), q=IWAE().gradient(log_w))
@@ -52,6 +53,7 @@ class RWSDReG(Estimator):
 
     name = "rws_dreg"
     needs = Needs(reparameterised=True, density=True, objective=_TRAINS_P_ON)
+    common_p = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         c, z = objective.gradient(log_w), IWAE().hessian_diagonal(log_w)
@@ -77,6 +79,7 @@ class WakeSleep(Estimator):
 
     name = "wake_sleep"
     needs = Needs(density=True, members=("sample_prior", "sample_x"), objective=_TRAINS_P_ON)
+    common_p = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         return Coefficients(objective.gradient(log_w))
