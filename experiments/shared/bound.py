@@ -1,6 +1,5 @@
 """Flags of the objective and of its gradient."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -8,7 +7,7 @@ import tyro
 
 from experiments.shared.checks import check_given, check_least, flag
 from experiments.shared.errors import UsageError
-from experiments.shared.flags import SWITCH, optional
+from experiments.shared.flags import SWITCH, choices, optional
 from iwae_jax import gradients, objectives
 from iwae_jax.gradients import Estimator
 from iwae_jax.objectives import Objective
@@ -17,11 +16,6 @@ from iwae_jax.objectives import Objective
 def known_objectives() -> dict[str, type[Objective]]:
     """Objectives by their names on the command line. "vae" is the paper's name for the ELBO."""
     return {"vae": objectives.ELBO} | objectives.NAMES
-
-
-def choices(names: Sequence[str]) -> object:
-    """A flag that takes any of these names; --help lists them."""
-    return tyro.conf.arg(metavar="{" + ",".join(names) + "}")
 
 
 def route_of_theta(theta: str | None, gradient: str) -> str | None:

@@ -41,8 +41,7 @@ class RunDataFlags(DataFlags):
     """The data."""
 
     binarization: Literal["dynamic", "fixed", "none"] = "dynamic"
-    """dynamic: draw the pixels at every access, as the paper does. fixed: draw them once. none: use the
-    intensities, divided by their maximum."""
+    """dynamic: draw pixels at every access (the paper). fixed: draw them once. none: intensities in [0, 1]."""
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Flags that several commands share. Each dataclass is a group of flags in --help."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +17,11 @@ def optional(metavar: str, default: str = "") -> object:
     """A flag whose default is None: what --help shows in its place."""
     hint = f"(default: {default})" if default else ""
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
+
+
+def choices(names: Iterable[str]) -> object:
+    """A flag that takes any of these names; --help lists them."""
+    return tyro.conf.arg(metavar="{" + ",".join(names) + "}")
 
 
 SWITCH = tyro.conf.arg(help_behavior_hint="")

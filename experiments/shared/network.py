@@ -7,9 +7,9 @@ import tyro
 
 from experiments.shared.checks import check_least
 from experiments.shared.errors import UsageError
-from experiments.shared.flags import optional
+from experiments.shared.flags import choices, optional
 from experiments.shared.parsing import read_widths, spec, write_widths
-from iwae_jax import ModelConfig
+from iwae_jax import ModelConfig, models
 
 Widths = tuple[tuple[int, ...], ...]
 
@@ -46,11 +46,11 @@ class NetworkFlags:
         optional("INT,INT [INT,INT ...]", "see --layers"),
     ] = ()
     """Widths of the hidden layers, one comma-separated word for each stochastic layer: 200,200 100,100."""
-    likelihood: str = "bernoulli"
+    likelihood: Annotated[str, choices(models.LIKELIHOODS)] = "bernoulli"
     """Distribution of x given z."""
-    prior: str = "normal"
+    prior: Annotated[str, choices(models.PRIORS)] = "normal"
     """Distribution of z."""
-    posterior: str = "normal"
+    posterior: Annotated[str, choices(models.POSTERIORS)] = "normal"
     """Distribution of z given x in the recognition model."""
 
     def check(self) -> None:
