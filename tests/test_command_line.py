@@ -313,9 +313,6 @@ class Shifted:
         mean = params.generative["prior"]["mean"]
         return (mean + jax.random.normal(key, (self.size,)),)
 
-    def moments(self, params, z):
-        return ((params.generative["prior"]["mean"], jnp.ones_like(z[0])),)
-
 
 @dataclasses.dataclass(frozen=True)
 class Halved(gradients.Estimator):
@@ -363,6 +360,9 @@ def test_what_is_registered_in_a_line_runs_on_the_command_line(monkeypatch, caps
     assert params.model == config.model(64)
     assert isinstance(params.model.parts.prior, Shifted)
     assert params.generative["prior"]["mean"].shape == (3,)
+    # This prior says nothing of its moments: no divergence of a unit is reported.
+    assert "active_units" in summary and "elbo_terms" in summary
+    assert not {"divergences", "without_inactive"} & set(summary)
 
 
 def test_a_likelihood_of_real_numbers_takes_the_intensities():

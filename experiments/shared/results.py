@@ -126,7 +126,8 @@ def evaluate(
     }
     if len(test) > 1:
         summary |= _latents(params, x, keys)
-        summary |= _without_inactive(params, x, datum_keys, diagnosis, summary["activity"], k)
+        if "activity" in summary and latents.can_remove_units(params):
+            summary |= _without_inactive(params, x, datum_keys, diagnosis, summary["activity"], k)
     summary["seconds"] = {"evaluation": time.monotonic() - begun}
     return summary, diagnosis, np.concatenate(stored, axis=1)
 
@@ -153,20 +154,27 @@ def _number(value: float) -> float | None:
 
 
 def _latents(params: iwae_jax.Params, x: jax.Array, keys: Keys) -> dict[str, Any]:
-    """Activity of the units on all images, and the ELBO's terms on some of them."""
-    active = iwae_jax.active_units(params, x, keys.active, threshold=ACTIVE_THRESHOLD)
-    divergences = latents.unit_divergences(params, x, keys.divergences)
-    terms = latents.elbo_surgery(params, x[:SURGERY_IMAGES], keys.surgery)
-    return {
-        "active_units": [int(count) for count in active.counts],
-        "activity": [[float(v) for v in layer] for layer in active.variances],
-        "divergences": [[float(v) for v in layer] for layer in divergences],
-        "units_with_divergence": [
+    """Activity of the units on all images, and the ELBO's terms on some of them.
+
+    Parts of the model may have no moments or no density: the figures that need them are left out.
+    """
+    model: Any = params.model
+    found: dict[str, Any] = {}
+    if hasattr(model, "encode"):
+        active = iwae_jax.active_units(params, x, keys.active, threshold=ACTIVE_THRESHOLD)
+        found["active_units"] = [int(count) for count in active.counts]
+        found["activity"] = [[float(v) for v in layer] for layer in active.variances]
+    if hasattr(model, "prior_moments") and hasattr(model, "posterior_moments"):
+        divergences = latents.unit_divergences(params, x, keys.divergences)
+        found["divergences"] = [[float(v) for v in layer] for layer in divergences]
+        found["units_with_divergence"] = [
             int(np.sum(np.asarray(layer) > ACTIVE_THRESHOLD)) for layer in divergences
-        ],
-        "elbo_terms": {name: float(value) for name, value in terms._asdict().items()}
-        | {"images": min(len(x), SURGERY_IMAGES)},
-    }
+        ]
+    if model.has_density:
+        terms = latents.elbo_surgery(params, x[:SURGERY_IMAGES], keys.surgery)
+        found["elbo_terms"] = {name: float(value) for name, value in terms._asdict().items()}
+        found["elbo_terms"]["images"] = min(len(x), SURGERY_IMAGES)
+    return found
 
 
 def _without_inactive(

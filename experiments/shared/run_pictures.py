@@ -54,7 +54,7 @@ def pictures(
         f"{name}: test images (upper), reconstructions (lower)",
         f"{stem}; test split, first {len(x)} images",
     )
-    if "activity" in summary:
+    if "activity" in summary and "divergences" in summary:
         plots.unit_activity(
             folder.path / "active_units.png",
             [np.asarray(layer) for layer in summary["activity"]],

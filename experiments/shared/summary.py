@@ -101,8 +101,10 @@ def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> Non
         counts = "+".join(map(str, summary["active_units"]))
         paper_counts = "+".join(map(str, paper.active)) if paper else ""
         rows.append(("active units (variance of the mean > 0.01)", counts, paper_counts))
+    if "units_with_divergence" in summary:
         counts = "+".join(map(str, summary["units_with_divergence"]))
         rows.append(("units with KL > 0.01 nats", counts, ""))
+    if "elbo_terms" in summary:
         rows += _latent_rows(summary)
     five = summary["effective_sample_size_5"]
     sizes = f"{summary['effective_sample_size']:.1f}; {five:.1f}"
@@ -130,7 +132,7 @@ def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> Non
 
 
 def _latent_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-    terms, pruned = summary["elbo_terms"], summary["without_inactive"]
+    terms, pruned = summary["elbo_terms"], summary.get("without_inactive", {})
     rate = f"{terms['rate']:.2f}; {terms['distortion']:.2f}"
     parts = f"{terms['mutual_information']:.2f}; {terms['marginal_divergence']:.2f}"
     rows = [

@@ -14,6 +14,25 @@ from iwae_jax.protocol import Params, model_of
 from iwae_jax.typing import Array, ArrayLike, PyTree
 
 
+def can_remove_units(params: Params) -> bool:
+    """Whether `without_units` knows the model: a `ModelConfig` of layered normals and MLPs.
+
+    Example:
+      >>> import jax, iwae_jax
+      >>> from iwae_jax import latents
+      >>> latents.can_remove_units(iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig()))
+      True
+    """
+    model = model_of(params)
+    if not isinstance(model, ModelConfig):
+        return False
+    _, prior, posterior = model.parts
+    layered = isinstance(prior, LayeredNormalPrior) and isinstance(
+        posterior, LayeredNormalPosterior
+    )
+    return layered and model.make_network is MLP
+
+
 def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
     """Remove units from the model of a `ModelConfig`.
 
@@ -40,7 +59,7 @@ def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
       Burda et al. (2016), sec. 5.2.
     """
     model = model_of(params)
-    if not isinstance(model, ModelConfig) or not _is_layered_normal(model):
+    if not can_remove_units(params):
         raise ValueError(
             f"Expected the model to be a ModelConfig of layered normals and MLPs, got {model!r}."
         )
@@ -62,14 +81,6 @@ def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
             recognition[layer + 1] = _silence_inputs(recognition[layer + 1], mask)
     generative = {"likelihood": down[0], "prior": tuple(down[1:])}
     return Params(generative, tuple(recognition), model)
-
-
-def _is_layered_normal(model: ModelConfig) -> bool:
-    _, prior, posterior = model.parts
-    layered = isinstance(prior, LayeredNormalPrior) and isinstance(
-        posterior, LayeredNormalPosterior
-    )
-    return layered and model.make_network is MLP
 
 
 def _silence_heads(variables: PyTree, keep: np.ndarray) -> PyTree:
