@@ -178,8 +178,14 @@ def test_every_picture_names_data_split_k_and_binarization(run, monkeypatch):
         (["--k", 2**31], "under 2**31"),
         (["--total-stages", 20], "to be at most a million"),
         (["--preset", "paper"], "error: Expected --preset=paper without --passes, got both."),
-        (["--dataset", "mnist", "--data-source", "files"], "error: No folder was given"),
-        (["--dataset", "mnist", "--data-source", "tfds"], "error: tensorflow-datasets can't"),
+        (
+            ["--dataset", "mnist", "--data-source", "files"],
+            "error: Neither data_dir nor IWAE_JAX_DATA names a folder",
+        ),
+        (
+            ["--dataset", "mnist", "--data-source", "tfds"],
+            "error: tensorflow-datasets cannot download the data set",
+        ),
     ],
 )
 def test_bad_usage_is_one_line_and_status_2(run, monkeypatch, words, message):
