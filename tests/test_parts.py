@@ -306,6 +306,19 @@ def test_a_mixture_needs_what_its_parts_need():
     np.testing.assert_allclose(flat(a), flat(b), rtol=2e-3, atol=2e-4)
 
 
+@dataclasses.dataclass(frozen=True)
+class Summed(gradients.Estimator):
+    """Coefficients that would broadcast over the samples."""
+
+    def coefficients(self, objective, log_w):
+        return gradients.Coefficients(jnp.sum(objective.gradient(log_w), axis=0))
+
+
+def test_coefficients_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"gradient 'summed' to give Coefficients of shape \(5, "):
+        slope(small(1), binary(3), gradient=Summed())
+
+
 def test_estimators_print_as_their_names():
     for name in gradients.NAMES:
         assert str(gradients.named(name)) == name

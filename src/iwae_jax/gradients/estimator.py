@@ -150,7 +150,18 @@ def coefficients_of(
     estimator: Estimator, objective: Objective, log_w: Float[Array, "k n"]
 ) -> Coefficients:
     """The coefficients of an estimator; routes z and q take those of ``objective.for_phi``."""
-    found = estimator.coefficients(objective, log_w)
+    found = _checked(estimator, objective, log_w)
     if objective.for_phi == objective:
         return found
-    return join(found, estimator.coefficients(objective.for_phi, log_w))
+    return join(found, _checked(estimator, objective.for_phi, log_w))
+
+
+def _checked(estimator: Estimator, objective: Objective, log_w: Array) -> Coefficients:
+    found = estimator.coefficients(objective, log_w)
+    shapes = {leaf.shape for leaf in jax.tree.leaves(found)}
+    if not isinstance(found, Coefficients) or shapes != {log_w.shape}:
+        raise ValueError(
+            f"Expected gradient {str(estimator)!r} to give Coefficients of shape {log_w.shape}, got "
+            f"{type(found).__name__} of {', '.join(map(str, sorted(shapes)))}."
+        )
+    return found
