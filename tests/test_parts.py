@@ -403,3 +403,119 @@ def test_one_compilation_for_passes_batches_and_sweeps(monkeypatch, module, name
                 state, _ = iwae_jax.train_epoch(
                     state, x.astype(float), key, 5, batch_size=2, gradient=gradient
                 )
+
+
+def test_a_name_registered_again_is_another_thing(monkeypatch):
+    """Nothing that was compiled under the old meaning is used again."""
+    x, optimizer = jnp.ones((2, 6)), optax.sgd(0.0)
+
+    def values(scale):
+        likelihoods, names = models.LIKELIHOODS, objectives.NAMES
+        monkeypatch.setitem(likelihoods, "again", lambda config: models.Normal(scale))
+        monkeypatch.setitem(names, "again", functools.partial(SecondOrder, scale))
+        params = composed(likelihood="again")
+        state = iwae_jax.TrainState.create(params, optimizer)
+        bounds = iwae_jax.bound(params, x, KEY, 3, objective="again")
+        _, stepped = iwae_jax.train_step(state, x, KEY, 3, objective="again")
+        np.testing.assert_allclose(stepped, bounds, rtol=1e-5)
+        expected = SecondOrder(scale)(iwae_jax.log_weights(params, x, KEY, 3))
+        np.testing.assert_allclose(bounds, expected, rtol=1e-5)
+        return bounds
+
+    assert (np.abs(values(1.0) - values(0.1)) > 1).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class HalfReparam(gradients.Reparam):
+    """Half of the gradient of the class that it derives from, and a term of each sample."""
+
+    term: bool = False
+
+    def coefficients(self, objective, log_w):
+        return jax.tree.map(lambda a: 0.5 * a, super().coefficients(objective, log_w))
+
+
+@dataclasses.dataclass(frozen=True)
+class WithTerm(gradients.Reparam):
+    """A term that adds one to every derivative, for each sample of each datum."""
+
+    def coefficients(self, objective, log_w):
+        return super().coefficients(objective, log_w)
+
+    def per_sample(self, params, data, z):
+        return jax.tree_util.Partial(_ones, params)
+
+
+def _ones(params, chosen):
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, chosen.p.size), params)
+
+
+def test_a_subclass_of_an_estimator_is_another_estimator():
+    params, x = small(1), binary(3)
+    plain = flat(slope(params, x))
+    half = flat(slope(params, x, gradient=HalfReparam()))
+    np.testing.assert_allclose(half, 0.5 * plain, rtol=1e-3, atol=1e-4)
+    more = flat(slope(params, x, gradient=WithTerm()))
+    np.testing.assert_allclose(more, plain + 15, rtol=1e-3, atol=1e-3)
+
+
+@dataclasses.dataclass(frozen=True)
+class Along(gradients.Estimator):
+    """Coefficients that are not what ``along`` says."""
+
+    along: Any = "path"
+    needs = gradients.DEFAULT.needs
+
+    def coefficients(self, objective, log_w):
+        c = objective.gradient(log_w)
+        q = c if self.along == "path" else None
+        return gradients.Coefficients(c, c, q, along=self.along)
+
+
+@pytest.mark.parametrize("along", ["path", "log_w", "draw"])
+def test_along_must_be_what_it_says(along):
+    with pytest.raises(ValueError, match=f"with along='{along}' to give z and"):
+        slope(small(1), binary(3), gradient=Along(along))
+
+
+@dataclasses.dataclass(frozen=True)
+class Truncated(objectives.SUMO):
+    """A randomised objective whose routes z and q take the ELBO's derivatives."""
+
+    @property
+    def for_phi(self):
+        return objectives.ELBO()
+
+
+def test_a_randomised_objective_keeps_its_other_routes():
+    params, x = small(1), binary(3)
+    sumo, both = (slope(params, x, objective=o) for o in (objectives.SUMO(), Truncated()))
+    np.testing.assert_allclose(flat(sumo.generative), flat(both.generative), rtol=1e-4, atol=1e-5)
+    assert np.abs(flat(sumo.recognition) - flat(both.recognition)).max() > 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class HeavyPrior(models.LayeredNormalPrior):
+    """Another density than that of the class that it derives from."""
+
+    def log_prob(self, params, z):
+        return jnp.sum(jax.scipy.stats.t.logpdf(z[0], 3.0))
+
+
+def test_another_density_has_no_moments():
+    params = composed(prior=HeavyPrior((3,)))
+    assert not hasattr(params.model, "prior_moments")
+    assert not latents.can_remove_units(params)
+    with pytest.raises(ValueError, match="lacks prior_moments"):
+        latents.unit_divergences(params, jnp.ones((2, 6)), KEY)
+
+    class Sub(objectives.IWAE):
+        def __call__(self, log_w):
+            return jnp.max(log_w, axis=0)
+
+    assert objectives.kind(Sub()) == "not said"
+
+
+def test_parts_must_agree_on_the_latents():
+    with pytest.raises(ValueError, match=r"to have the same latents, got shapes .*\(3,\), \(2,\)"):
+        composed(prior=models.LayeredNormalPrior((3, 2), ((4,),)))

@@ -65,7 +65,7 @@ class BoundFlags:
     """Importance samples of the training bound (sweep)."""
     objective: Annotated[tuple[str, ...], choices(list(known_objectives()))] = ("iwae",)
     """iwae: log of the mean of k weights. vae, elbo: mean of k ELBO terms (sweep)."""
-    gradient: Annotated[tuple[str, ...], choices(list(gradients.NAMES))] = ("reparam",)
+    gradient: Annotated[tuple[str, ...], choices(list(gradients.NAMES))] = (gradients.DEFAULT.name,)
     """Gradient estimator (sweep). reparam is eq. 14 of the paper. dreg has a lower variance."""
     p_gradient: Annotated[str | None, optional("NAME", "that of --gradient")] = None
     """Another gradient estimator for the route through log p(x, z)."""

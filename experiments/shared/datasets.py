@@ -50,7 +50,8 @@ def binarization_name(config: Config, data: Dataset) -> str:
 def data_caption(config: Config, data: Dataset, *facts: str) -> str:
     """A caption: the data set, its source and binarization, then further facts."""
     origin = f" ({data.origin})" if data.source == "embedded" else ""
-    binarization = f"{binarization_name(config, data)} binarization"
+    name = binarization_name(config, data)
+    binarization = "intensities, not binarized" if name == "none" else f"{name} binarization"
     return "; ".join([f"{data.name} from {data.source}{origin}", binarization, *facts])
 
 

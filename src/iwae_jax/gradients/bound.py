@@ -104,6 +104,8 @@ def check_pair(objective: Any, gradient: Estimator | str, k: int) -> None:
         )
     if needs.smooth and not (function.smooth and function.for_phi.smooth):
         refuse("the first derivatives of the objective jump")
+    if function.randomised and function.analytic_kl:
+        refuse("a randomised objective takes no analytic KL divergence")
     if not function.randomised:
         log_w = jax.ShapeDtypeStruct((k, 1), jnp.result_type(float))
         for climbed in (function, function.for_phi):

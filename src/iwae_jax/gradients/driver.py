@@ -6,6 +6,7 @@ can keep it from the forward pass. Nothing here knows an estimator by name, nor 
 is differentiated in all parameters.
 """
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -28,7 +29,11 @@ def structure(estimator: Estimator, objective: Objective, k: int) -> Coefficient
         function = objective.at(uniform) if objective.randomised else objective
         return coefficients_of(estimator, function, log_w)
 
-    return jax.eval_shape(found, log_w, jax.ShapeDtypeStruct((1,), dtype))
+    routes = jax.eval_shape(found, log_w, jax.ShapeDtypeStruct((1,), dtype))
+    if routes.along == "log_w" and type(estimator).per_sample is not Estimator.per_sample:
+        # The term of each sample needs z, which the log-weights alone do not give.
+        return replace(routes, along="draw")
+    return routes
 
 
 def forward(

@@ -104,6 +104,9 @@ class Estimator(abc.ABC):
         super().__init_subclass__(**options)
         if "name" not in vars(cls):
             cls.name = cls.__name__.lower()
+        if "coefficients" in vars(cls):  # other ones than those that the base class speaks of
+            cls.plain = vars(cls).get("plain", False)
+            cls.common_p = vars(cls).get("common_p", False)
 
     @abc.abstractmethod
     def coefficients(self, objective: Objective, log_w: Float[Array, "k n"]) -> Coefficients:
@@ -163,5 +166,12 @@ def _checked(estimator: Estimator, objective: Objective, log_w: Array) -> Coeffi
         raise ValueError(
             f"Expected gradient {str(estimator)!r} to give Coefficients of shape {log_w.shape}, got "
             f"{type(found).__name__} of {', '.join(map(str, sorted(shapes)))}."
+        )
+    both = found.z is not None and found.q is not None
+    path = found.z is not None and found.q is None
+    if (found.along in ("log_w", "draw") and not both) or (found.along == "path" and not path):
+        raise ValueError(
+            f"Expected gradient {str(estimator)!r} with along={found.along!r} to give "
+            f"{'z and no q' if found.along == 'path' else 'z and q'}."
         )
     return found

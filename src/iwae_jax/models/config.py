@@ -1,7 +1,7 @@
 """`ModelConfig`: a model composed of a likelihood, a prior, a posterior and networks."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from iwae_jax.models.likelihoods import LIKELIHOODS, Likelihood, Outputs
 from iwae_jax.models.networks import ACTIVATIONS, NETWORKS, Bias, Network, emit
 from iwae_jax.models.posteriors import POSTERIORS, Posterior
 from iwae_jax.models.priors import PRIORS, Prior
+from iwae_jax.protocol import Params
 from iwae_jax.typing import Array, ArrayLike, Float, Key, Latents, PyTree
 
 
@@ -72,6 +73,10 @@ class ModelConfig:
     prior: str | Prior = "normal"
     posterior: str | Posterior = "normal"
     network: str | Network = "mlp"
+    # Names are resolved once. The parts take part in comparisons, so that a name that is registered
+    # again makes another config, which is compiled again.
+    parts: Parts = field(init=False, repr=False)
+    make_network: Network = field(init=False, repr=False)
 
     def __post_init__(self):
         # Lists, as JSON has them, become tuples, so that the config stays hashable.
@@ -94,7 +99,15 @@ class ModelConfig:
                 "Expected likelihood_scale to be None, or likelihood to be 'normal', got "
                 f"{self.likelihood_scale!r} for {self.likelihood!r}."
             )
-        _ = self.parts  # refuses unknown names
+        network = self.network
+        known = _known("network", network, NETWORKS) if isinstance(network, str) else network
+        set_field("make_network", known)
+        parts = (
+            _part("likelihood", self.likelihood, LIKELIHOODS, self),
+            _part("prior", self.prior, PRIORS, self),
+            _part("posterior", self.posterior, POSTERIORS, self),
+        )
+        set_field("parts", Parts(*parts))
 
     @classmethod
     def two_layer(cls, data_shape: tuple[int, ...] = (784,)) -> "ModelConfig":
@@ -102,28 +115,13 @@ class ModelConfig:
         return cls(data_shape, (100, 50), ((200, 200), (100, 100)))
 
     @property
-    def parts(self) -> Parts:
-        """The likelihood, the prior and the posterior, as objects."""
-        return Parts(
-            _part("likelihood", self.likelihood, LIKELIHOODS, self),
-            _part("prior", self.prior, PRIORS, self),
-            _part("posterior", self.posterior, POSTERIORS, self),
-        )
-
-    @property
-    def make_network(self) -> Network:
-        """The function that makes the networks."""
-        if isinstance(self.network, str):
-            return _known("network", self.network, NETWORKS)
-        return self.network
-
-    @property
     def data_range(self) -> tuple[float, float]:
         return self.parts.likelihood.data_range
 
     @property
     def has_density(self) -> bool:
-        return getattr(self.parts.posterior, "has_density", True)
+        posterior = self.parts.posterior
+        return getattr(posterior, "has_density", hasattr(posterior, "log_prob"))
 
     def init(
         self, key: Key[Array, ""], data_mean: ArrayLike | None = None
@@ -137,7 +135,18 @@ class ModelConfig:
         recognition_key, likelihood_key, prior_key = jax.random.split(key, 3)
         decoder = self._decoder(bias).init(likelihood_key, jnp.zeros(self.latent_sizes[0]))
         generative = {"likelihood": dict(decoder), "prior": prior.init(prior_key)}
-        return generative, posterior.init(recognition_key, jnp.zeros(self.data_shape))
+        x = jnp.zeros(self.data_shape)
+        recognition = posterior.init(recognition_key, x)
+        params = Params(generative, recognition, self)
+        from_prior = jax.eval_shape(prior.sample, params, key)
+        from_posterior, _ = jax.eval_shape(posterior.sample_and_log_prob, params, x, key)
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, z) for z in (from_prior, from_posterior)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"Expected prior and posterior to have the same latents, got shapes {shapes[0]} of "
+                f"{prior!r} and {shapes[1]} of {posterior!r}."
+            )
+        return generative, recognition
 
     def log_joint(self, params: Any, x: Float[Array, "*data"], z: Latents) -> Float[Array, ""]:
         """log p(x, z), nats: the paper's eq. 1."""

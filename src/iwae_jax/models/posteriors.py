@@ -63,6 +63,12 @@ class LayeredNormalPosterior:
     activation: str = "tanh"
     network: Network = MLP
 
+    def __init_subclass__(cls) -> None:
+        # Another density has other moments: a subclass does not inherit these.
+        for name in ("moments", "encode"):
+            if "log_prob" in vars(cls) and name not in vars(cls):
+                setattr(cls, name, property(_unknown))
+
     @property
     def noise_size(self) -> int:
         """The number of standard normal numbers behind one draw."""
@@ -157,6 +163,10 @@ class LayeredNormalPosterior:
         for layer_noise, (_, log_scale) in zip(noise, conditionals, strict=True):
             log_q += standard_normal_log_prob(layer_noise) - jnp.sum(log_scale)
         return z, log_q
+
+
+def _unknown(part: Any) -> Any:
+    raise AttributeError(f"The moments of {part!r} are not known.")
 
 
 def _scaled(conditionals: tuple[tuple[Array, Array], ...]) -> tuple[tuple[Array, Array], ...]:

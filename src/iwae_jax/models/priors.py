@@ -58,6 +58,11 @@ class LayeredNormalPrior:
     activation: str = "tanh"
     network: Network = MLP
 
+    def __init_subclass__(cls) -> None:
+        # Another density has other moments: a subclass does not inherit these.
+        if "log_prob" in vars(cls) and "moments" not in vars(cls):
+            cls.moments = property(_unknown)  # type: ignore[assignment, method-assign]
+
     def init(self, key: Key[Array, ""]) -> PyTree:
         """Draw the parameters of the networks: of p(z[0] | z[1]), p(z[1] | z[2]), .."""
         keys = jax.random.split(key, max(1, len(self.latent_sizes) - 1))
@@ -102,6 +107,10 @@ class LayeredNormalPrior:
         """Mean and log-scale of p(z[layer] | z[layer + 1])."""
         outputs = emit(self._networks[layer], params.generative["prior"][layer], above)
         return outputs["mean"], outputs["log_scale"]
+
+
+def _unknown(part: Any) -> Any:
+    raise AttributeError(f"The moments of {part!r} are not known.")
 
 
 PRIORS: dict[str, Callable[[Any], Prior]] = {

@@ -56,6 +56,8 @@ class Objective(abc.ABC):
         # A subclass with another value has another Hessian: it does not inherit a closed form.
         if "__call__" in vars(cls) and "hessian_diagonal" not in vars(cls):
             cls.hessian_diagonal = Objective.hessian_diagonal  # type: ignore[method-assign]
+        if "__call__" in vars(cls) and "kind" not in vars(cls):
+            cls.kind = "not said"
 
     @abc.abstractmethod
     def __call__(
@@ -92,6 +94,13 @@ class _At(Objective):
     def __call__(self, log_w: Array, *uniform: Array) -> Array:
         del uniform
         return self.objective(log_w, self.uniform)
+
+    @property
+    def for_phi(self) -> Objective:
+        other = self.objective.for_phi
+        if other == self.objective:
+            return self
+        return other.at(self.uniform) if other.randomised else other
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ import optax
 
 from iwae_jax.checks import check_key, check_observation, check_positive_int
 from iwae_jax.data import default_maximum, draw_pixels
-from iwae_jax.gradients import DEFAULT, Estimator, bound
+from iwae_jax.gradients import DEFAULT, Estimator, bound, named
 from iwae_jax.objectives import IWAE
+from iwae_jax.objectives import named as named_objective
 from iwae_jax.protocol import Params, datum_keys
 from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, PyTree
 
@@ -85,7 +86,8 @@ def train_step(
     model = _checked(state).params.model
     # Values are known here: a bad one must not reach the parameters.
     x = check_observation(x, tuple(model.data_shape), model.data_range)
-    return _train_step(state, x, key, check_positive_int("k", k), objective, gradient)
+    k, function, estimator = check_positive_int("k", k), named_objective(objective), named(gradient)
+    return _train_step(state, x, key, k, function, estimator)
 
 
 @partial(jax.jit, static_argnames=("k", "objective", "gradient"), donate_argnames="state")
@@ -182,8 +184,10 @@ def train_epoch(
         letters = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"Expected images of shape [{letters}] with n > 0, got {images.shape}.")
     k, batch_size = check_positive_int("k", k), check_positive_int("batch_size", batch_size)
+    # Names are resolved here: a name that is registered again is compiled again.
+    function, estimator = named_objective(objective), named(gradient)
     return _train_epoch(
-        state, images, check_key(key), k, batch_size, binarization, maximum, objective, gradient
+        state, images, check_key(key), k, batch_size, binarization, maximum, function, estimator
     )
 
 

@@ -27,10 +27,10 @@ def can_remove_units(params: Params) -> bool:
     if not isinstance(model, ModelConfig):
         return False
     _, prior, posterior = model.parts
-    layered = isinstance(prior, LayeredNormalPrior) and isinstance(
-        posterior, LayeredNormalPosterior
-    )
-    return layered and model.make_network is MLP
+    # A subclass may have another density, which N(0, 1) does not cancel.
+    if type(prior) is not LayeredNormalPrior or type(posterior) is not LayeredNormalPosterior:
+        return False
+    return prior.network is MLP and posterior.network is MLP
 
 
 def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
