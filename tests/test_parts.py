@@ -127,7 +127,7 @@ def slope(params, x, k=5, **options):
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("name", list(gradients.NAMES))
 def test_the_routes_alone_give_the_gradient(name, layers):
-    """What the driver saves by knowing more of an estimator changes nothing but rounding."""
+    """The shorter ways of the driver change the gradient by rounding alone."""
     params, x = small(layers), binary(3)
     known = gradients.named(name)
     # per_sample and per_datum are not routes: they are compared elsewhere.
