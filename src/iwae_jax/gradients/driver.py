@@ -30,7 +30,7 @@ def structure(estimator: Estimator, objective: Objective, k: int) -> Coefficient
         return coefficients_of(estimator, function, log_w)
 
     routes = jax.eval_shape(found, log_w, jax.ShapeDtypeStruct((1,), dtype))
-    if routes.along == "log_w" and type(estimator).per_sample is not Estimator.per_sample:
+    if routes.along == "log_w" and estimator.has_term:
         # The term of each sample needs z, which the log-weights alone do not give.
         return replace(routes, along="draw")
     return routes

@@ -132,6 +132,11 @@ class Estimator(abc.ABC):
         del params, data, z
         return None
 
+    @property
+    def has_term(self) -> bool:
+        """Whether `per_sample` gives a term of its own."""
+        return type(self).per_sample is not Estimator.per_sample
+
     def per_datum(
         self, params: Params, keys: Key[Array, " n"], cotangents: Float[Array, " n"]
     ) -> PyTree:

@@ -55,8 +55,7 @@ class ByRoute(Estimator):
     def needs(self) -> Needs:  # type: ignore[override]
         p, zq = self.p.needs, self.zq.needs
         # Of p, routes z and q are not used; of zq, neither route p nor its term of each sample.
-        own_term = type(self.zq).per_sample is not Estimator.per_sample
-        members = (*p.members, *(() if own_term else zq.members))
+        members = (*p.members, *(() if self.zq.has_term else zq.members))
         return Needs(
             zq.reparameterised or (p.reparameterised and not self.p.plain),
             zq.density or (p.density and not self.p.plain),
@@ -74,6 +73,10 @@ class ByRoute(Estimator):
 
     def per_sample(self, params: Params, data: Array, z: PyTree) -> Any:
         return self.p.per_sample(params, data, z)
+
+    @property
+    def has_term(self) -> bool:
+        return self.p.has_term
 
     def per_datum(self, params: Params, keys: Array, cotangents: Array) -> PyTree:
         return self.zq.per_datum(params, keys, cotangents)
@@ -114,6 +117,10 @@ class Resampled(Estimator):
 
     def per_sample(self, params: Params, data: Array, z: PyTree) -> Any:
         return self.estimator.per_sample(params, data, z)
+
+    @property
+    def has_term(self) -> bool:
+        return self.estimator.has_term
 
     def per_datum(self, params: Params, keys: Array, cotangents: Array) -> PyTree:
         return self.estimator.per_datum(params, keys, cotangents)
