@@ -1,10 +1,37 @@
-"""Settings of every test: no silent broadcasting, no silent promotion, real data if they are there."""
+"""Settings of every test: no silent broadcasting, no silent promotion, real data if they are there.
+
+Tests compile thousands of small programs, which takes far longer than to run them. So XLA compiles here
+without LLVM's optimisations, and the test processes and the commands that they start share a cache of
+compiled programs. ``.ci/run`` runs a part of the tests with all optimisations.
+"""
 
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import jax
 import pytest
+
+FLAGS = os.environ.get("XLA_FLAGS", "")
+if "xla_backend_optimization_level" not in FLAGS:
+    os.environ["XLA_FLAGS"] = f"{FLAGS} --xla_backend_optimization_level=0".strip()
+
+
+def pytest_configure(config):
+    """Make the cache before the test processes start, since they inherit the environment."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        config.own_cache = tempfile.mkdtemp(prefix="iwae_jax-compiled-")
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = config.own_cache
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
+    jax.config.update("jax_compilation_cache_dir", os.environ["JAX_COMPILATION_CACHE_DIR"])
+    seconds = os.environ.get("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "1.0")
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", float(seconds))
+
+
+def pytest_unconfigure(config):
+    shutil.rmtree(getattr(config, "own_cache", ""), ignore_errors=True)
+
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")

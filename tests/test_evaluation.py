@@ -59,7 +59,7 @@ def test_weights_that_are_all_zero_are_minus_infinity():
     np.testing.assert_array_equal(got, [-np.inf] * 2)
     found = evaluation.diagnose(iwae_jax.log_weights(params, x, KEY, 30))
     np.testing.assert_array_equal(found.log_likelihood, [-np.inf] * 2)
-    for values in found[1:]:
+    for values in found[1:-1]:
         assert np.isnan(values).all()
 
 
@@ -118,6 +118,31 @@ def test_equal_weights_and_a_single_one():
     assert (alone.largest_weight, alone.pareto_k > 0.7) == (1.0, True)
     assert 30 < alone.standard_error < np.inf
     assert evaluation.summarise(evaluation.Diagnosis(*map(np.atleast_1d, alone))).warnings()
+
+
+def test_the_limit_of_paretos_k_falls_with_the_number_of_samples():
+    """min(1 - 1 / log10 k, 0.7), Vehtari et al. (2024)."""
+    limits = {25: 0.28, 50: 0.41, 100: 0.5, 1000: 0.67, 2155: 0.70, 5000: 0.7, 10**6: 0.7}
+    for k, limit in limits.items():
+        assert abs(evaluation.pareto_k_limit(k) - limit) < 5e-3
+    # A k of 0.6 is too high for 100 samples, and not for 5000.
+    for k, warned in ((100, True), (5000, False)):
+        found = evaluation.diagnose(np.random.default_rng(0).normal(size=(k, 20)))
+        found = found._replace(pareto_k=np.full(20, 0.6))
+        likelihood = evaluation.summarise(found)
+        assert likelihood.pareto_k_high == float(warned)
+        assert bool(likelihood.warnings()) == warned
+        assert not warned or "above 0.5 for 100%" in likelihood.warnings()[0]
+
+
+@pytest.mark.parametrize(
+    ("k", "size", "warned"),
+    [(50, 6.0, False), (50, 4.0, True), (5000, 12.0, False), (5000, 9.0, True), (1, 1.0, False)],
+)  # fmt: skip
+def test_few_effective_samples_are_told_relative_to_all(k, size, warned):
+    found = evaluation.diagnose(np.zeros((k, 20)))
+    found = found._replace(effective_sample_size=np.full(20, size))
+    assert bool(evaluation.summarise(found).warnings()) == warned
 
 
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])

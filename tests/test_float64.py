@@ -39,6 +39,18 @@ for layers in (1, 2):
 print("done")
 """
 
+PARAMETERS = """
+import jax, jax.numpy as jnp, optax, iwae_jax
+from tests.test_importance import KEY, binary, small
+params = small(2)
+assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float64")}
+assert iwae_jax.bound(params, binary(3), KEY, 4).dtype == "float64"
+state = iwae_jax.TrainState.create(params, optax.adam(1e-3))
+state, bounds = iwae_jax.train_step(state, binary(3), KEY, 4, gradient="dreg")
+assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {jnp.dtype("float64")}
+print("done")
+"""
+
 EXACT_POSTERIOR = """
 import jax, jax.numpy as jnp, numpy as np, iwae_jax
 from tests.oracles import LinearGaussian

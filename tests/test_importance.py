@@ -111,7 +111,23 @@ def test_samples_and_data_do_not_depend_on_what_else_is_computed():
     keys = iwae_jax.datum_keys(KEY, 7)
     part = iwae_jax.log_weights(params, x[3:5], keys[3:5], 9)
     np.testing.assert_allclose(part, whole[:, 3:5], rtol=1e-5)
-    np.testing.assert_allclose(iwae_jax.log_weights(params, x[0], KEY, 9), whole[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        iwae_jax.log_weights(params, x[2], keys[2], 9), whole[:, 2], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("noise", ["independent", "sobol"])
+def test_vmap_over_data_and_their_keys_gives_the_numbers_of_the_batch(noise):
+    params, x = small(1), binary(3)
+    keys = iwae_jax.datum_keys(KEY, 3)
+    whole = iwae_jax.log_weights(params, x, KEY, 4, noise=noise)
+
+    def one(x, key):
+        return iwae_jax.log_weights(params, x, key, 4, noise=noise)
+
+    np.testing.assert_allclose(jax.vmap(one, out_axes=1)(x, keys), whole, rtol=1e-5)
+    bounds = jax.vmap(lambda x, key: iwae_jax.bound(params, x, key, 4))(x, keys)
+    np.testing.assert_allclose(bounds, iwae_jax.bound(params, x, KEY, 4), rtol=1e-5)
 
 
 def test_batch_axes_are_counted_in_order():

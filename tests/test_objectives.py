@@ -287,12 +287,28 @@ def test_values_lie_where_their_kind_says():
     assert all(mean < -4 * error for mean, error in zip(means, errors, strict=True))
     sumo = bounds_at_a_point(SUMO(tail=200), 200, count=40_000)
     error = sumo.std() / np.sqrt(len(sumo))
-    assert objectives.kind("sumo") == "unbiased"
     assert abs(sumo.mean()) < 3 * error < -bounds_at_a_point(IWAE(), 2).mean()  # it would be seen
     assert objectives.kind("cubo") == "neither"
     few, many = (bounds_at_a_point(CUBO(3.0), k) for k in (1, 200))
     assert few.mean() < -4 * few.std() / np.sqrt(len(few))
     assert many.mean() > 4 * many.std() / np.sqrt(len(many))
+
+
+@pytest.mark.parametrize(("k", "reached"), [(8, 8), (190, 190), (250, 190), (5000, 190)])
+def test_the_mean_of_sumo_is_the_iwae_of_its_first_190_samples(k, reached):
+    """Exactly: a sum over all values of T, so that SUMO is a lower bound at every k."""
+    log_w = 0.3 * jax.random.normal(jax.random.key(3), (k,))
+    reach = np.append(SUMO().reach(k), 0.0)  # P(T >= j), j = 1 ..
+    ends = np.unique(reach)  # the value is constant between two of these
+    uniform = jnp.asarray((ends[:-1] + ends[1:]) / 2, jnp.float32)
+    rows = jnp.broadcast_to(log_w[:, None], (k, len(uniform)))
+    values = np.asarray(SUMO()(rows, uniform), np.float64)
+    mean = np.sum(values * np.diff(ends)) / ends[-1]
+    # 1e-4: float32 values of up to 1e3, in terms of weight 2^-23 each.
+    np.testing.assert_allclose(mean, IWAE()(log_w[:reached]), atol=1e-4)
+    if k > reached:
+        assert abs(mean - float(IWAE()(log_w))) > 3e-4
+    assert objectives.kind("sumo") == "lower bound"
 
 
 def test_every_objective_has_a_name_and_says_its_kind():

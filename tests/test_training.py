@@ -9,7 +9,7 @@ import pytest
 import iwae_jax
 from iwae_jax import TrainState, training
 from iwae_jax.objectives import ELBO
-from tests.oracles import Tally
+from tests.oracles import LinearGaussian, Tally
 from tests.test_importance import KEY, SMALL, binary, small
 
 
@@ -22,7 +22,7 @@ def test_the_papers_rates_and_passes():
     np.testing.assert_allclose(
         training.stage_rates(first=2e-6, last=1e-7, total=2, count=2), [2e-6, 1e-7]
     )
-    with pytest.raises(ValueError, match="Expected 1 to 8 stages, got 9"):
+    with pytest.raises(ValueError, match="Expected count to be at most total = 8, got 9"):
         training.stage_rates(9)
 
 
@@ -206,10 +206,50 @@ def test_bad_data_do_not_reach_the_parameters(x, message):
     assert np.isfinite(iwae_jax.train_step(state, zeros_and_ones, KEY, 3)[1]).all()
 
 
-def test_intensities_above_the_maximum_give_nan_not_a_number():
+def test_intensities_above_the_maximum_that_are_not_known_give_nan():
     images = np.full((4, 4), 200, np.uint8)
-    _, bounds = iwae_jax.train_epoch(tally_state(), images, KEY, 1, maximum=100)
-    assert np.isnan(bounds).all()
+
+    def run(images):
+        return iwae_jax.train_epoch(tally_state(), images, KEY, 1, maximum=100)[1]
+
+    assert np.isnan(jax.jit(run)(images)).all()
+    with pytest.raises(
+        ValueError, match=r"Expected images in \[0, maximum\] = \[0, 100\], got uint8"
+    ):
+        run(images)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.lbfgs(1e-3),
+        optax.chain(optax.sgd(1e-3), optax.contrib.reduce_on_plateau()),
+    ],
+    ids=["lbfgs", "reduce_on_plateau"],
+)
+def test_optimizers_that_look_at_the_loss_are_given_it(optimizer):
+    state = TrainState.create(iwae_jax.init(KEY, LinearGaussian(2)), optimizer)
+    x = np.random.default_rng(0).normal(size=(6, 2))
+    state, bounds = iwae_jax.train_epoch(state, x, KEY, 2, batch_size=3, binarization="none")
+    _, after = iwae_jax.train_step(state, x, KEY, 2)
+    assert np.isfinite(bounds).all() and np.isfinite(after).all()
+
+
+def test_real_data_are_taken_as_they_are_whatever_their_type():
+    """`bound` and `train_epoch` read the same numbers from uint8 under a normal likelihood."""
+    params = iwae_jax.init(KEY, LinearGaussian(2))
+    images = np.array([[7, 200], [3, 0]], np.uint8)
+    state = TrainState.create(params, optax.sgd(0.0))
+    rows = []
+    for dtype in (np.uint8, np.float32):
+        _, found = iwae_jax.train_epoch(
+            state, images.astype(dtype), KEY, 1, batch_size=2, binarization="none"
+        )
+        rows.append(found)
+        state = TrainState.create(params, optax.sgd(0.0))
+    np.testing.assert_array_equal(*rows)
+    # Values of 200 under a standard model: thousands of nats, where 200 / 255 would cost a few.
+    assert rows[0] < -1000 and iwae_jax.bound(params, images, KEY, 1).mean() < -1000
 
 
 @pytest.mark.parametrize("dtype", [bool, np.float32])

@@ -34,10 +34,13 @@ def anneal(
     """
     config, data, params = restore_run(run_dir, data_dir)
     folder = RunFolder(run_dir)
+    k = (folder.read("summary.json") or {})["test_nll_k"]
     with np.load(folder.path / "test_diagnosis.npz") as saved:
-        sampled = evaluation.Diagnosis(
-            *(saved[name][:images] for name in evaluation.Diagnosis._fields)
-        )
+        # Folders of earlier versions do not store the number of samples of each image.
+        arrays = {"samples": np.full(len(saved["log_likelihood"]), k), **saved}
+    sampled = evaluation.Diagnosis(
+        *(arrays[name][:images] for name in evaluation.Diagnosis._fields)
+    )
     count = len(sampled.log_likelihood)
     if count < 2:
         raise UsageError(f"Expected a run that evaluated at least 2 images, got {count}.")
@@ -49,7 +52,6 @@ def anneal(
     except ImportError as error:
         raise UsageError(str(error)) from error
     likelihood = evaluation.summarise(annealed)
-    k = (folder.read("summary.json") or {})["test_nll_k"]
     gain = annealed.log_likelihood - sampled.log_likelihood
     results = {
         **path,

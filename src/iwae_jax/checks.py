@@ -1,6 +1,10 @@
 """Checks of input, and the texts of their errors."""
 
+import math
 import operator
+import os
+import types
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import jax
@@ -22,6 +26,97 @@ def check_positive_int(name: str, value: Any) -> int:
     if number >= 2**31:  # samples and steps are counted in int32
         raise ValueError(f"Expected {name} to be a positive int under 2**31, got {number}.")
     return number
+
+
+def check_number(
+    name: str,
+    value: Any,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """Return ``value`` as a Python number in this range, or raise a `ValueError` that names it."""
+    number = value.item() if isinstance(value, (np.floating, np.integer)) else value
+    inside = (
+        isinstance(number, (int, float)) and not isinstance(number, bool) and low <= number <= high
+    )
+    if not inside or (open_low and number == low) or (open_high and number == high):
+        left, right = "(" if open_low else "[", ")" if open_high else "]"
+        raise ValueError(
+            f"Expected {name} to be a number in {left}{low}, {high}{right}, got {_describe(value)}."
+        )
+    return number
+
+
+def check_unchanging(name: str, value: Any) -> None:
+    """Raise a `ValueError` if a static argument could change after it was compiled.
+
+    Compiled programs are kept by the argument's hash. An object that changes in place would give the
+    numbers of the program compiled before. A frozen dataclass of numbers, strings, tuples, functions and
+    other such objects can't change.
+    """
+    try:
+        hash(value)
+    except TypeError:
+        raise ValueError(
+            f"Expected {name} to be hashable, such as a frozen dataclass, got {type(value).__name__}, "
+            "which is not."
+        ) from None
+    changing = _changing(value)
+    if changing:
+        raise ValueError(
+            f"Expected {name} to be an object that can't change, such as a frozen dataclass without "
+            f"arrays, got {type(value).__name__} {changing}."
+        )
+
+
+def _changing(value: Any) -> str:
+    """The part of an object that may change in place, in words; empty if there is none."""
+    if isinstance(value, (np.ndarray, jax.Array, list, dict, set)):
+        return f"that holds {_describe(value)}"
+    if isinstance(value, tuple):
+        return next(filter(None, map(_changing, value)), "")
+    if isinstance(value, (type, types.FunctionType)) or type(value).__module__ == "builtins":
+        return ""
+    if is_dataclass(value):
+        # Flax modules are frozen, although their dataclass does not say so.
+        frozen = type(value).__dataclass_params__.frozen or hasattr(value, "scope")  # type: ignore[attr-defined]
+        if not frozen:
+            return "that is a dataclass, but not a frozen one"
+        return next(
+            filter(None, (_changing(getattr(value, f.name, None)) for f in fields(value))), ""
+        )
+    if type(value).__hash__ is object.__hash__ and getattr(value, "__dict__", None):
+        return f"with the attributes {', '.join(vars(value))}"
+    return ""
+
+
+def check_memory(what: str, size: float, way_out: str) -> None:
+    """Raise a `ValueError` if ``size`` bytes can't be held, before they are allocated.
+
+    ``size`` is a lower bound of the memory that ``what`` takes. It is compared with the memory of a
+    device, or on a CPU with that of the machine.
+    """
+    available = _memory()
+    if available is not None and size > available:
+        raise ValueError(
+            f"Expected {what} to fit in memory, got at least {size / 2**30:,.1f} GiB on a device with "
+            f"{available / 2**30:,.1f} GiB. {way_out}"
+        )
+
+
+def _memory() -> int | None:
+    """The bytes of all local devices together, if known."""
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        sizes = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not on every system
+        return None
 
 
 def check_key(key: Any, batch_shape: tuple[int, ...] = ()) -> Array:
@@ -46,16 +141,11 @@ def check_observation(
     so that it never yields a plausible number, and a range of [0, 1] refuses uint8, which usually means raw
     intensities.
     """
-    if not isinstance(x, jax.Array):
-        x = np.asarray(x)
+    x = _plain("x", x)
     shape, dtype = tuple(x.shape), x.dtype
     letters = ", ".join(["...", *map(str, data_shape)])
     if len(shape) < len(data_shape) or shape[len(shape) - len(data_shape) :] != data_shape:
         raise ValueError(f"Expected x of shape [{letters}], got {shape}.")
-    if not (jnp.issubdtype(dtype, jnp.bool_) or jnp.issubdtype(dtype, jnp.integer)) and (
-        not jnp.issubdtype(dtype, jnp.floating)
-    ):
-        raise ValueError(f"Expected x to be bool, integer or float, got {dtype}.")
     low, high = data_range
     hint = "; binarize raw intensities first, or divide them by 255" if data_range == (0, 1) else ""
     if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
@@ -79,6 +169,51 @@ def check_observation(
     return (
         jnp.asarray(x, jnp.result_type(float)) if isinstance(x, jax.Array) else jnp.asarray(values)
     )
+
+
+def _plain(name: str, values: Any) -> Any:
+    """``values`` as a JAX or NumPy array of bool, integer or float, without masked values."""
+    if np.ma.is_masked(values):
+        raise ValueError(
+            f"Expected {name} without masked values, got {np.ma.count_masked(values)}."
+        )
+    if not isinstance(values, jax.Array):
+        values = np.asarray(values)
+    if not any(
+        jnp.issubdtype(values.dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating)
+    ):
+        raise ValueError(f"Expected {name} to be bool, integer or float, got {values.dtype}.")
+    return values
+
+
+def check_images(images: Any, maximum: Any, *, bounded: bool = True) -> tuple[Any, float]:
+    """Return images and their maximum intensity, if the values lie in [0, maximum].
+
+    Values inside ``jit`` or on other machines are not known, and not checked.
+
+    Args:
+      images: an array, or what NumPy makes one of.
+      maximum: the intensity that means one; None for the default, 255 for uint8, else 1.
+      bounded: False if any finite value will do.
+    """
+    images = _plain("images", images)
+    if maximum is None:
+        maximum = 255.0 if images.dtype == np.uint8 and bounded else 1.0
+    maximum = float(check_number("maximum", maximum, 0.0, math.inf, open_low=True, open_high=True))
+    unknown = isinstance(images, jax.core.Tracer) or not getattr(
+        images, "is_fully_addressable", True
+    )
+    if unknown or not images.size or (images.dtype == np.uint8 and (maximum >= 255 or not bounded)):
+        return images, maximum
+    low, high = float(images.min()), float(images.max())  # NaN if there is one
+    if not (
+        math.isfinite(low) and math.isfinite(high) and (not bounded or 0 <= low <= high <= maximum)
+    ):
+        expected = f"in [0, maximum] = [0, {maximum:g}]" if bounded else "to be finite"
+        raise ValueError(
+            f"Expected images {expected}, got {images.dtype} values from {low:g} to {high:g}."
+        )
+    return images, maximum
 
 
 def check_data_mean(data_mean: Any, data_shape: tuple[int, ...]) -> np.ndarray:

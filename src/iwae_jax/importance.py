@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.checks import check_positive_int
+from iwae_jax.checks import check_memory, check_positive_int
 from iwae_jax.noise import Noise, check_noise, normal_noise, sobol_points
 from iwae_jax.protocol import Params, flatten_batch
 from iwae_jax.typing import Array, Float, Int, Key, Observations
@@ -29,7 +29,9 @@ def log_weights(
     """Log importance weights, log p(x, z_i) - log q(z_i | x) with z_i ~ q(z | x).
 
     The key of sample i of datum n is ``fold_in(fold_in(key, n), i)``, where n counts along the batch
-    axes. The result for a datum therefore does not depend on the rest of the call: the first k' of k
+    axes. With a key for each datum, or with one datum without batch axes, fold_in(key, n) is that key.
+    ``jax.vmap`` over data and their `datum_keys` therefore gives the numbers of the batch. The result for
+    a datum does not depend on the rest of the call: the first k' of k
     samples are those of a call with k', and the first n data those of a call with n. Samples are computed
     `CHUNK` at a time, data all at once.
 
@@ -66,8 +68,18 @@ def log_weights(
     """
     k = check_positive_int("k", k)
     data, keys, batch_shape = flatten_batch(params, x, key)
+    check_weights_fit(k, len(data))
     points = quasi_random(params, k, noise)
     return _log_weights(params, data, keys, points, k, noise).reshape(k, *batch_shape)
+
+
+def check_weights_fit(k: int, n: int) -> None:
+    """Raise a `ValueError` if memory can't hold the log-weights of k samples of n data."""
+    check_memory(
+        f"the log-weights of k = {k} samples of {n} data",
+        k * n * jnp.dtype(jnp.result_type(float)).itemsize,
+        "log_likelihood streams over samples and data: its memory grows with neither.",
+    )
 
 
 @partial(jax.jit, static_argnames=("k", "noise"))
@@ -137,14 +149,15 @@ def datum_log_weights(
 def streamed_log_weights(
     params: Params, data: Float[Array, "n *data"], keys: Key[Array, " n"], k: int, **options: Any
 ) -> Float[Array, "k n"]:
-    """The log-weights of samples 0 .. k-1 of each datum, `CHUNK` at a time."""
+    """The log-weights of samples 0 .. k-1 of each datum, at most `CHUNK` at a time."""
     if k <= CHUNK:
         return sampled_log_weights(params, data, keys, jnp.arange(k), **options)
+    size = -(-k // -(-k // CHUNK))  # of chunks of one size, so that few samples are thrown away
 
     def chunk(start):
-        return sampled_log_weights(params, data, keys, start + jnp.arange(CHUNK), **options)
+        return sampled_log_weights(params, data, keys, start + jnp.arange(size), **options)
 
-    chunks = jax.lax.map(chunk, jnp.arange(0, k, CHUNK))
+    chunks = jax.lax.map(chunk, jnp.arange(0, k, size))
     return jax.lax.collapse(chunks, 0, 2)[:k]
 
 

@@ -7,13 +7,13 @@ import inspect
 import math
 import operator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.checks import check_key, check_observation
+from iwae_jax.checks import check_key, check_observation, check_unchanging
 from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 
@@ -103,10 +103,12 @@ def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = No
         the mean itself. Default: that bias starts at zero.
 
     Returns:
-      `Params`, which carry their model.
+      `Params`, which carry their model. Those of a `ModelConfig` are of JAX's default float type: float32,
+      or float64 with ``jax_enable_x64``.
 
     Raises:
-      ValueError: if the key is not a typed key or ``data_mean`` does not fit the model.
+      ValueError: if the key is not a typed key, ``data_mean`` does not fit the model, or the model could
+        change in place.
 
     Example:
       >>> import jax, iwae_jax
@@ -127,6 +129,7 @@ def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = No
             f"Expected config to be a ModelConfig or a model with {', '.join(members)}; "
             f"{type(config).__name__} lacks {', '.join(missing)}."
         )
+    check_unchanging("config", config)
     if data_mean is None:
         return Params(*config.init(key), config)
     if "data_mean" not in inspect.signature(config.init).parameters:
@@ -185,6 +188,34 @@ def _check_params(params: Any) -> None:
             f"Expected params to be iwae_jax.Params, from iwae_jax.init, got "
             f"{type(params).__name__}."
         )
+    check_unchanging("the model of params", params.model)
+    expected, found = (
+        _expected_shapes(params.model),
+        _shapes(params),
+    )
+    for name in sorted(expected.keys() ^ found.keys()):
+        raise ValueError(
+            f"Expected params that fit their model, {params.model!r}, got "
+            f"{'no leaf' if name in expected else 'an extra leaf'} {name}."
+        )
+    for name, shape in expected.items():
+        if found[name] != shape:
+            raise ValueError(
+                f"Expected params that fit their model, {params.model!r}, got the leaf {name} of shape "
+                f"{found[name]} instead of {shape}."
+            )
+
+
+@lru_cache(maxsize=128)
+def _expected_shapes(model: Any) -> dict[str, tuple[int, ...]]:
+    generative, recognition = jax.eval_shape(model.init, jax.random.key(0))
+    return _shapes(Params(generative, recognition, model))
+
+
+def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
+    """The shape of each leaf, by its path."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
 
 
 def other_key(key: Key[Array, ""], use: int) -> Key[Array, ""]:
@@ -202,7 +233,9 @@ def flatten_batch(
     batch_shape = x.shape[: x.ndim - len(data_shape)]
     key = check_key(key, batch_shape)
     data = x.reshape(math.prod(batch_shape), *data_shape)
-    keys = datum_keys(key, len(data)) if key.shape == () else key.reshape(-1)
+    # The one key of a single datum is the datum's own, so that `jax.vmap` over data and their keys gives
+    # the numbers of the batch.
+    keys = key.reshape(-1) if key.shape == batch_shape else datum_keys(key, len(data))
     sharding = jax.typeof(data).sharding
     if not sharding.mesh.empty and sharding.spec[0] is not None:
         # Under explicit sharding, arrays that are mapped over together must be cut alike.

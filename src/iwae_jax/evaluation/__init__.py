@@ -6,6 +6,7 @@ from iwae_jax.evaluation.diagnosis import (
     Diagnosis,
     Likelihood,
     diagnose,
+    pareto_k_limit,
     summarise,
 )
 from iwae_jax.evaluation.likelihood import log_likelihood
@@ -18,5 +19,6 @@ __all__ = [
     "diagnose",
     "latents",
     "log_likelihood",
+    "pareto_k_limit",
     "summarise",
 ]

@@ -52,8 +52,9 @@ def annealed_log_weights(
     A step size that follows its own chain would bias the weights. Pilot chains therefore adapt the step
     sizes along the path first, and the chains proper run with these step sizes fixed.
 
-    HMC amplifies rounding. Where its dynamics are chaotic, another ``batch_size`` or device changes a
-    weight as another key would; the distribution of the weight stays the same.
+    The promise is a distribution, not a number. An HMC transition accepts or rejects, and rounding can turn
+    the decision. Another ``batch_size``, device or kind of CPU may therefore change a weight; the
+    distribution of the weights stays the same. The random numbers of a chain depend on its key alone.
 
     Args:
       params: parameters that carry their model; its latents must be continuous.

@@ -7,7 +7,23 @@ import numpy as np
 from iwae_jax.typing import ArrayLike
 
 PARETO_K_LIMIT = 0.7
-"""Do not trust an importance-sampling estimate whose Pareto's k is above this limit."""
+"""Do not trust an estimate whose Pareto's k is above this limit, however many samples it has."""
+
+
+def pareto_k_limit(k: int) -> float:
+    """The limit of Pareto's k for an estimate from k samples: min(1 - 1 / log10 k, 0.7).
+
+    An estimate from few samples needs lighter tails. -inf for k = 1.
+
+    Example:
+      >>> from iwae_jax import evaluation
+      >>> [round(evaluation.pareto_k_limit(k), 2) for k in (50, 500, 5000)]
+      [0.41, 0.63, 0.7]
+
+    Reference:
+      Vehtari et al., Pareto smoothed importance sampling (2024), sec. 3.2.4.
+    """
+    return min(1.0 - 1.0 / np.log10(k), PARETO_K_LIMIT) if k > 1 else -np.inf
 
 
 class Diagnosis(NamedTuple):
@@ -24,9 +40,10 @@ class Diagnosis(NamedTuple):
       largest_weight: the share of the largest weight in the sum of the weights. Near 1, the
         estimate rests on one sample.
       pareto_k: the shape of a generalised Pareto distribution, fitted to the min(k / 5, 3 sqrt(k))
-        largest weights. Above 0.5, the variance of the weights appears infinite. Above 0.7, trust
-        neither the estimate nor its standard error. -inf if the largest weights are equal; NaN for
-        k under 25.
+        largest weights. Above 0.5, the variance of the weights appears infinite. Above
+        `pareto_k_limit`, trust neither the estimate nor its standard error. -inf if the largest
+        weights are equal; NaN for k under 25.
+      samples: k.
     """
 
     log_likelihood: np.ndarray
@@ -34,6 +51,7 @@ class Diagnosis(NamedTuple):
     effective_sample_size: np.ndarray
     largest_weight: np.ndarray
     pareto_k: np.ndarray
+    samples: np.ndarray
 
 
 def diagnose(log_w: ArrayLike) -> Diagnosis:
@@ -46,7 +64,8 @@ def diagnose(log_w: ArrayLike) -> Diagnosis:
         `annealing.annealed_log_weights`.
 
     Returns:
-      A `Diagnosis`. If all weights of a datum are zero, its log p(x) is -inf and the rest is NaN.
+      A `Diagnosis`. If all weights of a datum are zero, its log p(x) is -inf, and the measures of its
+      quality are NaN.
 
     Raises:
       ValueError: if ``log_w`` has no sample axis, or contains NaN or +inf.
@@ -85,6 +104,7 @@ def diagnose(log_w: ArrayLike) -> Diagnosis:
             1 / squares,
             share.max(axis=0),
             _pareto_k(values.reshape(k, -1).T).reshape(batch),
+            np.full(batch, k),
         )
 
 
@@ -129,7 +149,8 @@ class Likelihood(NamedTuple):
       effective_sample_size: the mean over data.
       effective_sample_size_5: the 5th percentile over data.
       largest_weight: the largest normalised weight of any datum.
-      pareto_k_high: the share of data whose Pareto's k is above 0.7; NaN for k under 25.
+      pareto_k_high: the share of data whose Pareto's k is above `pareto_k_limit`; NaN for k under 25.
+      samples: the number of samples of each datum; the smallest, if they differ.
     """
 
     nll: float
@@ -139,17 +160,19 @@ class Likelihood(NamedTuple):
     effective_sample_size_5: float
     largest_weight: float
     pareto_k_high: float
+    samples: int
 
     def warnings(self) -> list[str]:
         """Reasons not to trust the estimate, in words; empty if there are none."""
         lines = []
         if self.pareto_k_high > 0.01:
             lines.append(
-                f"Pareto's k is above {PARETO_K_LIMIT} for {self.pareto_k_high:.0%} of the data: few "
-                "samples dominate their estimates. Do not trust the standard error; the NLL is likely "
-                "too large. Use more samples, or annealed importance sampling."
+                f"Pareto's k is above {pareto_k_limit(self.samples):.2g} for {self.pareto_k_high:.0%} of "
+                "the data: few samples dominate their estimates. Do not trust the standard error; the "
+                "NLL is likely too large. Use more samples, or annealed importance sampling."
             )
-        if self.effective_sample_size_5 < 10:
+        # Few samples can't give many effective ones: 10, or a tenth of what there is.
+        if self.effective_sample_size_5 < min(10, self.samples / 10):
             lines.append(
                 f"5% of the data have an effective sample size under {self.effective_sample_size_5:.1f}:"
                 " their log p(x) is likely underestimated."
@@ -181,7 +204,8 @@ def summarise(found: Diagnosis) -> Likelihood:
     count = len(log_p)
     if not count:
         raise ValueError("Expected the diagnosis of at least one datum, got none.")
-    high = np.mean(found.pareto_k > PARETO_K_LIMIT)
+    samples = int(np.min(found.samples))
+    high = np.mean(found.pareto_k > pareto_k_limit(samples))
     monte_carlo = float(np.sqrt(np.sum(found.standard_error**2)) / count)
     between = float(np.var(log_p, ddof=1) / count) if count > 1 else float("nan")
     return Likelihood(
@@ -192,4 +216,5 @@ def summarise(found: Diagnosis) -> Likelihood:
         float(np.percentile(found.effective_sample_size, 5)),
         float(np.max(found.largest_weight)),
         float("nan") if np.isnan(found.pareto_k).all() else float(high),
+        samples,
     )

@@ -20,7 +20,7 @@ normalised weights, and s is V minus a leave-one-out baseline.
 from another.
 """
 
-from iwae_jax.gradients.bound import bound, check_pair
+from iwae_jax.gradients.bound import bound, check_pair, samples_kept
 from iwae_jax.gradients.estimator import Coefficients, Estimator, Needs
 from iwae_jax.gradients.mixing import ByRoute, Resampled, resampled
 from iwae_jax.gradients.names import DEFAULT, NAMES, named
@@ -51,4 +51,5 @@ __all__ = [
     "check_pair",
     "named",
     "resampled",
+    "samples_kept",
 ]

@@ -13,9 +13,10 @@ from iwae_jax.gradients.mixing import Resampled
 from iwae_jax.gradients.names import DEFAULT, named
 from iwae_jax.gradients.resampling import resample
 from iwae_jax.importance import (
+    BLOCK,
+    check_weights_fit,
     counted_log_weights,
     over_counted,
-    sampled_log_weights,
     streamed_log_weights,
 )
 from iwae_jax.objectives import IWAE, Objective
@@ -51,9 +52,9 @@ def bound(
         parameters; or any hashable function from log-weights, [k, *batch], to values, [*batch], that
         treats each datum on its own.
       gradient: how the bound is differentiated in ``params``: a `gradients.Estimator`, or the name of one
-        in `gradients.NAMES`. Every estimator but the default one is a gradient in ``params`` alone: in x
-        it gives NaN, and it has no second derivatives. The same holds for `objectives.PIWAE`,
-        `objectives.SUMO` and `gradients.resampled` with any estimator.
+        in `gradients.NAMES`. Every estimator but the default one is a gradient in ``params`` alone: a
+        derivative in x raises, and there are no second derivatives. The same holds for
+        `objectives.PIWAE`, `objectives.SUMO` and `gradients.resampled` with any estimator.
 
     Returns:
       The bound, nats.
@@ -79,6 +80,7 @@ def bound(
     function, estimator = named_objective(objective), named(gradient)
     data, keys, batch_shape = flatten_batch(params, x, key)
     check_pair(function, estimator, k)
+    check_weights_fit(k, len(data))
     _check_model(params.model, function, estimator)
     return _bound(params, data, keys, k, function, estimator).reshape(batch_shape)
 
@@ -106,10 +108,8 @@ def check_pair(objective: Any, gradient: Estimator | str, k: int) -> None:
         refuse("the first derivatives of the objective jump")
     if function.randomised and function.analytic_kl:
         refuse("a randomised objective takes no analytic KL divergence")
-    if not function.randomised:
-        log_w = jax.ShapeDtypeStruct((k, 1), jnp.result_type(float))
-        for climbed in (function, function.for_phi):
-            jax.eval_shape(climbed, log_w)  # a k that the objective refuses
+    for climbed in (function, function.for_phi):
+        _check_values(climbed, k)
     for climbed in (function, function.for_phi):
         why = estimator.refuse(climbed, k)
         if why is not None:
@@ -137,10 +137,9 @@ def _bound(params, data, keys, k, objective, estimator):
     if not plain:
         return _estimate(k, objective, estimator, params, data, keys)
     params = _reparameterised(estimator, params, data, keys)
-    log_w = sampled_log_weights(
-        params, data, keys, jnp.arange(k), analytic_kl=objective.analytic_kl
-    )
-    return _values(objective, log_w)
+    # Streamed: where only the value is wanted, memory does not grow with k.
+    log_w = streamed_log_weights(params, data, keys, k, analytic_kl=objective.analytic_kl)
+    return objective(log_w)
 
 
 def _replicated(array: Array) -> Array:
@@ -168,14 +167,20 @@ def _reparameterised(estimator: Estimator, params: Params, data: Array, keys: Ar
     return params
 
 
-def _values(objective: Objective, log_w: Array) -> Array:
-    values = objective(log_w)
-    if values.shape != log_w.shape[1:]:
+def _check_values(objective: Objective, k: int) -> None:
+    """Raise a `ValueError` if the objective does not give a float for each datum, or refuses k."""
+    n = 2 if k != 2 else 3  # data other than samples in number, so that a wrong axis shows
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for shape in ((k, n), (n,))]
+    values: Any = jax.eval_shape(objective, *shapes[: 2 if objective.randomised else 1])
+    if not isinstance(values, jax.ShapeDtypeStruct):
+        found = f"a {type(values).__name__}"
+    else:
+        found = f"{values.dtype} of shape {values.shape}"
+    if found != f"{shapes[1].dtype} of shape {(n,)}":
         raise ValueError(
-            f"Expected objective to return shape {log_w.shape[1:]} for log_w of shape "
-            f"{log_w.shape}, got {values.shape}."
+            f"Expected objective {objective!r} to return {shapes[1].dtype} of shape [n] for log_w of "
+            f"shape [k, n], got {found} for shape {(k, n)}."
         )
-    return values
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
@@ -183,7 +188,7 @@ def _estimate(k, objective, estimator, params, data, keys):
     """The bound of each datum, with a backward pass of the estimator's."""
     del estimator
     function, log_w, _ = _weigh(k, objective, params, data, keys)
-    return _values(function, log_w)
+    return function(log_w)
 
 
 def _weigh(k, objective, params, data, keys):
@@ -210,7 +215,28 @@ def _streams(objective: Objective, estimator: Estimator) -> bool:
     return objective.randomised or isinstance(estimator, Resampled)
 
 
-def _estimate_forward(k, objective, estimator, params, data, keys):
+def samples_kept(objective: Objective, estimator: Estimator, k: int) -> int:
+    """The number of samples of each datum whose activations a backward pass keeps at a time.
+
+    Example:
+      >>> from iwae_jax import gradients, objectives
+      >>> gradients.samples_kept(objectives.IWAE(), gradients.resampled(8), k=5000)
+      8
+    """
+    if isinstance(estimator, Resampled):
+        return min(estimator.m, k)
+    return BLOCK if objective.randomised else k
+
+
+def _estimate_forward(k, objective, estimator, *traced):
+    # `jax.custom_vjp` says which of the arrays are differentiated.
+    if any(leaf.perturbed for leaf in jax.tree.leaves(traced[1:], is_leaf=_is_primal)):
+        raise ValueError(
+            f"Expected derivatives in params alone for gradient {str(estimator)!r} of {objective!r}, got a "
+            "derivative in x, for which they are not defined. Gradient 'reparam' has them, for objectives "
+            "that are neither randomised nor have a for_phi of their own."
+        )
+    params, data, keys = jax.tree.map(lambda leaf: leaf.value, traced, is_leaf=_is_primal)
     if _streams(objective, estimator):
         function, log_w, kept = _weigh(k, objective, params, data, keys)
     else:
@@ -218,7 +244,11 @@ def _estimate_forward(k, objective, estimator, params, data, keys):
         samples = jnp.arange(k)
         log_w, kept = forward(routes, estimator, objective, params, data, keys, samples)
     found = coefficients_of(estimator, function, log_w)
-    return _values(function, log_w), (kept, found, params, data, keys)
+    return function(log_w), (kept, found, params, data, keys)
+
+
+def _is_primal(leaf: Any) -> bool:
+    return hasattr(leaf, "perturbed")
 
 
 def _estimate_backward(k, objective, estimator, residuals, cotangents):
@@ -244,7 +274,7 @@ def _estimate_backward(k, objective, estimator, residuals, cotangents):
     term = estimator.per_datum(params, _other_keys(keys, _TERM), cotangents)
     if term is not None:
         d_params = jax.tree.map(jnp.add, d_params, term)
-    return d_params, jnp.full_like(data, jnp.nan), None
+    return d_params, None, None
 
 
-_estimate.defvjp(_estimate_forward, _estimate_backward)
+_estimate.defvjp(_estimate_forward, _estimate_backward, symbolic_zeros=True)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from iwae_jax.checks import check_unchanging
 from iwae_jax.gradients.estimator import Estimator
 from iwae_jax.gradients.path import STL, DReG
 from iwae_jax.gradients.prior import GDReG
@@ -32,6 +33,7 @@ def named(gradient: Any) -> Estimator:
     if gradient is None:
         return DEFAULT
     if isinstance(gradient, Estimator):
+        check_unchanging("gradient", gradient)
         return gradient
     if isinstance(gradient, str) and gradient in NAMES:
         return NAMES[gradient]()

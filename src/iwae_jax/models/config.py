@@ -1,5 +1,6 @@
 """`ModelConfig`: a model composed of a likelihood, a prior, a posterior and networks."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.checks import check_data_mean, check_positive_int
+from iwae_jax.checks import check_data_mean, check_number, check_positive_int
 from iwae_jax.models.likelihoods import LIKELIHOODS, Likelihood, Outputs
 from iwae_jax.models.networks import ACTIVATIONS, NETWORKS, Bias, Network, emit
 from iwae_jax.models.posteriors import POSTERIORS, Posterior
@@ -99,6 +100,16 @@ class ModelConfig:
                 "Expected likelihood_scale to be None, or likelihood to be 'normal', got "
                 f"{self.likelihood_scale!r} for {self.likelihood!r}."
             )
+        if self.likelihood_scale is not None:
+            scale = check_number(
+                "likelihood_scale",
+                self.likelihood_scale,
+                0.0,
+                math.inf,
+                open_low=True,
+                open_high=True,
+            )
+            set_field("likelihood_scale", scale)
         network = self.network
         known = _known("network", network, NETWORKS) if isinstance(network, str) else network
         set_field("make_network", known)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from iwae_jax.checks import check_number
 from iwae_jax.models.distributions import bernoulli_log_prob, normal_log_prob
 from iwae_jax.models.networks import Heads
 from iwae_jax.typing import Array, Float, Key
@@ -109,9 +110,9 @@ class Normal:
     data_range = (-math.inf, math.inf)
 
     def __post_init__(self):
-        scale = self.scale
-        if scale is not None and not (isinstance(scale, (int, float)) and 0 < scale < math.inf):
-            raise ValueError(f"Expected scale to be None or a positive number, got {scale!r}.")
+        if self.scale is not None:
+            scale = check_number("scale", self.scale, 0.0, math.inf, open_low=True, open_high=True)
+            object.__setattr__(self, "scale", scale)
 
     def heads(self, data_shape: tuple[int, ...]) -> Heads:
         """The mean of each pixel; and the log of its scale, if it is learned."""

@@ -71,7 +71,11 @@ def _dense(size: int, name: str, bias: Bias = 0.0) -> nn.Dense:
         return jnp.broadcast_to(jnp.asarray(bias, dtype), shape)
 
     return nn.Dense(
-        size, kernel_init=nn.initializers.glorot_uniform(), bias_init=bias_init, name=name
+        size,
+        param_dtype=jnp.result_type(float),  # float64 where JAX is set to it
+        kernel_init=nn.initializers.glorot_uniform(),
+        bias_init=bias_init,
+        name=name,
     )
 
 

@@ -6,6 +6,7 @@ datum, [*batch] in nats. See `Objective`.
 
 from typing import Any
 
+from iwae_jax.checks import check_unchanging
 from iwae_jax.objectives.base import KINDS, MEMBERS, Function, Kind, Objective
 from iwae_jax.objectives.debiased import SUMO, Jackknife
 from iwae_jax.objectives.groups import CIWAE, MIWAE, PIWAE
@@ -43,7 +44,7 @@ def named(objective: Any) -> Objective:
     """The objective of a name, with its default parameters; an objective or a function of ``log_w`` as one.
 
     Raises:
-      ValueError: if it is none of these.
+      ValueError: if it is none of these, or could change in place.
 
     Example:
       >>> from iwae_jax import objectives
@@ -54,6 +55,7 @@ def named(objective: Any) -> Objective:
         if objective not in NAMES:
             raise ValueError(f"Expected objective to be one of {list(NAMES)}, got {objective!r}.")
         return NAMES[objective]()
+    check_unchanging("objective", objective)
     if isinstance(objective, Objective):
         return objective
     if not callable(objective) or isinstance(objective, type):

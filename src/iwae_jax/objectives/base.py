@@ -3,7 +3,7 @@
 import abc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 from iwae_jax.objectives.logspace import log_mean_exp
 from iwae_jax.typing import Array, Float
 
-Kind = Literal["lower bound", "upper bound", "unbiased", "neither", "not said"]
-KINDS: tuple[Kind, ...] = ("lower bound", "upper bound", "unbiased", "neither", "not said")
-"""Relations of the mean of an objective's value to log p(x), at every k (SUMO: up to its cap)."""
+Kind = Literal["lower bound", "upper bound", "neither", "not said"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""Relations of the mean of an objective's value to log p(x), at every k."""
 
 
 class Objective(abc.ABC):
@@ -128,23 +128,3 @@ def softmax_slope(log_w: Float[Array, "k *batch"]) -> Float[Array, "k *batch"]:
     """v (1 - v), with v the softmax over the first axis; zero if every weight is zero."""
     v = jax.grad(lambda l: jnp.sum(log_mean_exp(l)))(log_w)  # noqa: E741
     return v * (1.0 - v)
-
-
-def check_number(
-    name: str,
-    value: float,
-    low: float,
-    high: float,
-    *,
-    open_low: bool = False,
-    open_high: bool = False,
-) -> None:
-    """Raise a `ValueError` that names the argument if it is no number in this range."""
-    inside = (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-    )
-    if not inside or (open_low and value == low) or (open_high and value == high):
-        left, right = "(" if open_low else "[", ")" if open_high else "]"
-        raise ValueError(
-            f"Expected {name} to be a number in {left}{low}, {high}{right}, got {value!r}."
-        )

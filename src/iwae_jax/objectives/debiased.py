@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.checks import check_positive_int
-from iwae_jax.objectives.base import Objective, check_number
+from iwae_jax.checks import check_number, check_positive_int
+from iwae_jax.objectives.base import Objective
 from iwae_jax.objectives.logspace import jackknife
 from iwae_jax.objectives.means import IWAE
 from iwae_jax.typing import Array, Float, Int
@@ -60,10 +60,11 @@ class SUMO(Objective):
 
     L_j is the IWAE of the first j samples and T is a random number. P(T >= j) is 1/j up to j = ``tail``
     and falls by the factor ``decay`` from there, so that a datum takes 6 samples on average. k caps the
-    cost: T is at most k - 1. The estimator has no bias relative to the L_k of its cap: its mean is L_k's.
-    Terms with a probability under 2^-23 are left out: with the default tail those beyond j = 189, at any
-    k. ``tail`` = k leaves out none, at a mean cost of 1 + sum_{j<k} 1/j samples, near 1.6 + log k. The
-    tail of the distribution is heavy, and so is the variance.
+    cost: T is at most k - 1. Terms with a probability under 2^-23 are left out: with the default tail and
+    decay those beyond j = 189. The mean of the estimate is therefore exactly that of L_min(k, 190): a
+    lower bound of log p(x), for the price of 6 samples on average. ``tail`` = k leaves out no term, and
+    the mean is that of L_k, at a mean cost of 1 + sum_{j<k} 1/j samples, near 1.6 + log k. The tail of the
+    distribution is heavy, and so is the variance.
 
     The objective is called as ``objective(log_w, uniform)``, with a uniform number in [0, 1) for each
     datum. The number determines T. `iwae_jax.bound` draws it, and computes only the samples that T needs.
@@ -91,12 +92,13 @@ class SUMO(Objective):
 
     tail: int = 80
     decay: float = 0.9
-    kind = "unbiased"
+    kind = "lower bound"
     randomised = True
 
     def __post_init__(self):
         check_positive_int("tail", self.tail)
-        check_number("decay", self.decay, 0.0, 1.0, open_low=True, open_high=True)
+        decay = check_number("decay", self.decay, 0.0, 1.0, open_low=True, open_high=True)
+        object.__setattr__(self, "decay", decay)
 
     def reach(self, k: int) -> np.ndarray:
         """P(T >= j) for j = 1 .. k - 1, rounded down to multiples of 2^-23, as uniform numbers are."""

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import jax.numpy as jnp
 
-from iwae_jax.checks import check_positive_int
-from iwae_jax.objectives.base import Objective, check_number, softmax_slope
+from iwae_jax.checks import check_number, check_positive_int
+from iwae_jax.objectives.base import Objective, softmax_slope
 from iwae_jax.objectives.logspace import log_mean_exp
 from iwae_jax.objectives.means import ELBO, IWAE
 from iwae_jax.typing import Array, Float
@@ -81,7 +81,7 @@ class CIWAE(Objective):
     kind = "lower bound"
 
     def __post_init__(self):
-        check_number("beta", self.beta, 0.0, 1.0)
+        object.__setattr__(self, "beta", check_number("beta", self.beta, 0.0, 1.0))
 
     def __call__(self, log_w: Float[Array, "k *batch"]) -> Float[Array, "*batch"]:
         if self.beta in (0, 1):  # not 0 times minus infinity

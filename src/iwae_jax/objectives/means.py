@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.objectives.base import Kind, Objective, check_number, softmax_slope
+from iwae_jax.checks import check_number
+from iwae_jax.objectives.base import Kind, Objective, softmax_slope
 from iwae_jax.objectives.logspace import log_mean_exp, log_mean_power
 from iwae_jax.typing import Array, Float
 
@@ -106,7 +107,7 @@ class Renyi(Objective):
     alpha: float = 0.5
 
     def __post_init__(self):
-        check_number("alpha", self.alpha, -math.inf, math.inf)
+        object.__setattr__(self, "alpha", check_number("alpha", self.alpha, -math.inf, math.inf))
 
     @property
     def kind(self) -> Kind:
@@ -156,7 +157,7 @@ class CUBO(Objective):
     kind = "neither"
 
     def __post_init__(self):
-        check_number("n", self.n, 1.0, math.inf, open_low=True)
+        object.__setattr__(self, "n", check_number("n", self.n, 1.0, math.inf, open_low=True))
 
     def __call__(self, log_w: Float[Array, "k *batch"]) -> Float[Array, "*batch"]:
         return Renyi(1.0 - self.n)(log_w)

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.checks import check_positive_int
-from iwae_jax.objectives.base import Objective, check_number
+from iwae_jax.checks import check_number, check_positive_int
+from iwae_jax.objectives.base import Objective
 from iwae_jax.typing import Array, Float
 
 
@@ -45,11 +45,10 @@ class TVO(Objective):
     kind = "lower bound"
 
     def __post_init__(self):
-        check_number("first", self.first, 0.0, 1.0, open_low=True, open_high=True)
+        first = check_number("first", self.first, 0.0, 1.0, open_low=True, open_high=True)
+        object.__setattr__(self, "first", first)
         if isinstance(self.partitions, (tuple, list)):
-            betas = tuple(self.partitions)
-            for beta in betas:
-                check_number("partitions", beta, 0.0, 1.0)
+            betas = tuple(check_number("partitions", beta, 0.0, 1.0) for beta in self.partitions)
             if len(betas) < 2 or betas[0] != 0 or betas[-1] != 1 or np.any(np.diff(betas) <= 0):
                 raise ValueError(f"Expected partitions to rise from 0 to 1, got {betas}.")
             object.__setattr__(self, "partitions", betas)  # hashable

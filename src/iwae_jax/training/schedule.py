@@ -1,8 +1,10 @@
 """The paper's schedule of learning rates."""
 
+import math
+
 import optax
 
-from iwae_jax.checks import check_positive_int
+from iwae_jax.checks import check_number, check_positive_int
 
 
 def stage_rates(
@@ -20,8 +22,10 @@ def stage_rates(
     Reference:
       Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
     """
-    if not 1 <= count <= total:
-        raise ValueError(f"Expected 1 to {total} stages, got {count}.")
+    count, total = check_positive_int("count", count), check_positive_int("total", total)
+    if count > total:
+        raise ValueError(f"Expected count to be at most total = {total}, got {count}.")
+    first, last = _rate("first", first), _rate("last", last)
     ratio = last / first
     return tuple(
         float(f"{first * ratio ** (i / (total - 1)):.1e}") if total > 1 else first
@@ -37,6 +41,9 @@ def stage_passes(stages: int, *, base: int = 3) -> int:
       >>> training.stage_passes(8)
       3280
     """
+    if stages != 0 or isinstance(stages, bool):
+        check_positive_int("stages", stages)
+    base = check_positive_int("base", base)
     return sum(base**i for i in range(stages))
 
 
@@ -63,5 +70,12 @@ def stage_schedule(
       Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
     """
     check_positive_int("steps_per_pass", steps_per_pass)
+    if not isinstance(rates, (tuple, list)) or not rates:
+        raise ValueError(f"Expected rates to hold at least one learning rate, got {rates!r}.")
+    rates = tuple(_rate("rates", rate) for rate in rates)
     ends = [steps_per_pass * stage_passes(i + 1, base=base) for i in range(len(rates) - 1)]
     return optax.join_schedules([optax.constant_schedule(rate) for rate in rates], ends)
+
+
+def _rate(name: str, value: float) -> float:
+    return check_number(name, value, 0.0, math.inf, open_low=True, open_high=True)

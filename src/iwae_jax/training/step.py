@@ -1,5 +1,6 @@
 """The train state, the step, and the pass over the data as one scan on the device."""
 
+import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -8,10 +9,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from iwae_jax.checks import check_key, check_observation, check_positive_int
-from iwae_jax.data import default_maximum, draw_pixels
-from iwae_jax.gradients import DEFAULT, Estimator, bound, named
-from iwae_jax.objectives import IWAE
+from iwae_jax.checks import (
+    check_images,
+    check_key,
+    check_memory,
+    check_observation,
+    check_positive_int,
+)
+from iwae_jax.data import draw_pixels
+from iwae_jax.gradients import DEFAULT, Estimator, bound, check_pair, named, samples_kept
+from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
 from iwae_jax.protocol import Params, datum_keys
 from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, PyTree
@@ -42,10 +49,30 @@ class TrainState:
 
     @classmethod
     def create(cls, params: Params, optimizer: optax.GradientTransformation) -> "TrainState":
-        """A state at step 0, with a copy of the parameters: steps donate the state's arrays."""
+        """A state at step 0, with a copy of the parameters: steps donate the state's arrays.
+
+        Args:
+          params: parameters that carry their model.
+          optimizer: an optax transformation, such as ``optax.adam(1e-3)``.
+
+        Raises:
+          ValueError: if an argument is not what its name says.
+        """
+        if not isinstance(params, Params):
+            raise ValueError(
+                f"Expected params to be iwae_jax.Params, from iwae_jax.init, got "
+                f"{type(params).__name__}."
+            )
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise ValueError(
+                "Expected optimizer to be an optax transformation, such as optax.adam(1e-3), got "
+                f"{optimizer!r}."
+            )
         params = jax.tree.map(jnp.array, params)
         weights: PyTree = params
-        return cls(jnp.zeros((), jnp.int32), params, optimizer.init(weights), optimizer)
+        # Some optimizers keep the parameters' own arrays, which can't be donated twice.
+        opt_state = jax.tree.map(jnp.array, optimizer.init(weights))
+        return cls(jnp.zeros((), jnp.int32), params, opt_state, optimizer)
 
 
 def train_step(
@@ -63,7 +90,7 @@ def train_step(
 
     Args:
       state: the train state.
-      x: a batch, with one batch axis, as `iwae_jax.bound` takes it.
+      x: a batch of at least one datum, with one batch axis, as `iwae_jax.bound` takes it.
       key: a typed JAX key, or one for each datum.
       k: the number of importance samples.
       objective: the objective to maximise.
@@ -73,7 +100,8 @@ def train_step(
       The new state, and the bound of each datum before the step, nats.
 
     Raises:
-      ValueError: on input that `iwae_jax.bound` refuses.
+      ValueError: on input that `iwae_jax.bound` refuses, an empty batch, or a backward pass that memory
+        can't hold.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, iwae_jax
@@ -85,8 +113,14 @@ def train_step(
     """
     model = _checked(state).params.model
     # Values are known here: a bad one must not reach the parameters.
-    x = check_observation(x, tuple(model.data_shape), model.data_range)
+    shape = tuple(model.data_shape)
+    x = check_observation(x, shape, model.data_range)
+    if x.ndim != 1 + len(shape) or not len(x):
+        letters = ", ".join(["n", *map(str, shape)])
+        raise ValueError(f"Expected x of shape [{letters}] with n > 0, got {x.shape}.")
     k, function, estimator = check_positive_int("k", k), named_objective(objective), named(gradient)
+    check_pair(function, estimator, k)
+    _check_step_fits(model, k, len(x), function, estimator)
     return _train_step(state, x, key, k, function, estimator)
 
 
@@ -108,11 +142,14 @@ def _step(
         values = bound(params, x, key, k, objective=objective, gradient=gradient)
         return -jnp.mean(values, where=real), values
 
-    grads, values = jax.grad(loss, has_aux=True)(state.params)
+    (mean_loss, values), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     params: PyTree = state.params
+    optimizer = optax.with_extra_args_support(state.optimizer)
+    # For optimizers that look at the loss, such as optax.lbfgs and optax.contrib.reduce_on_plateau.
+    extra = {"value": mean_loss, "grad": grads, "value_fn": lambda params: loss(params)[0]}
     # optax mixes ints and floats, which users may have forbidden (as our tests do).
     with jax.numpy_dtype_promotion("standard"):
-        updates, opt_state = state.optimizer.update(grads, state.opt_state, params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, params, **extra)
     params = optax.apply_updates(params, updates)
     return replace(state, step=state.step + 1, params=params, opt_state=opt_state), values
 
@@ -137,14 +174,16 @@ def train_epoch(
 
     Args:
       state: the train state.
-      images: the training data, kept on the device in their own type (usually uint8).
+      images: the training data, kept on the device in their own type (usually uint8); values in
+        [0, maximum], or any finite ones for a model of real data.
       key: a typed JAX key; the same for every pass of a run.
       k: the number of importance samples.
       batch_size: data in a step.
       binarization: ``"dynamic"`` draws x at every access, one with probability image / maximum, as the
         paper does; ``"fixed"`` gives each datum one draw for the whole run, that of
         ``data.binarize(images, training.pixel_key(key), maximum)``; ``"none"`` uses image / maximum.
-      maximum: the intensity that means one. Default: 255 for uint8, otherwise 1.
+      maximum: the intensity that means one. Default: 255 for uint8 and a model of data in [0, 1],
+        otherwise 1, so that a model of real data gets the values as they are.
       objective: the objective to maximise.
       gradient: how it is differentiated; see `iwae_jax.bound`.
 
@@ -152,7 +191,8 @@ def train_epoch(
       The new state, and the mean bound of each step's batch (before the step), nats.
 
     Raises:
-      ValueError: on input that `iwae_jax.bound` refuses, no images, or an unknown binarization.
+      ValueError: on input that `iwae_jax.bound` refuses, no images, an unknown binarization, values out
+        of range, or a backward pass that memory can't hold. Nothing is donated then.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax, iwae_jax
@@ -177,15 +217,16 @@ def train_epoch(
             f"{binarization!r}."
         )
     shape = tuple(model.data_shape)
+    images, maximum = check_images(images, maximum, bounded=tuple(model.data_range) == (0, 1))
     images = jnp.asarray(images)
-    if maximum is None:
-        maximum = default_maximum(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
         letters = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"Expected images of shape [{letters}] with n > 0, got {images.shape}.")
     k, batch_size = check_positive_int("k", k), check_positive_int("batch_size", batch_size)
     # Names are resolved here: a name that is registered again is compiled again.
     function, estimator = named_objective(objective), named(gradient)
+    check_pair(function, estimator, k)
+    _check_step_fits(model, k, batch_size, function, estimator)
     return _train_epoch(
         state, images, check_key(key), k, batch_size, binarization, maximum, function, estimator
     )
@@ -228,6 +269,18 @@ def _checked(state: TrainState) -> TrainState:
     if not isinstance(state, TrainState):
         raise ValueError(f"Expected state to be a TrainState, got {type(state).__name__}.")
     return state
+
+
+def _check_step_fits(
+    model: Any, k: int, batch: int, objective: Objective, estimator: Estimator
+) -> None:
+    """Raise a `ValueError` if memory can't hold the numbers for each pixel that a backward pass keeps."""
+    numbers = 4 * math.prod(model.data_shape)
+    check_memory(
+        f"the backward pass of a step with k = {k} samples of {batch} data",
+        samples_kept(objective, estimator, k) * batch * numbers,
+        "gradients.resampled(m, ..) takes the memory of m samples instead of k; a smaller batch helps too.",
+    )
 
 
 def pixel_key(key: Key[Array, ""]) -> Key[Array, ""]:
