@@ -323,7 +323,7 @@ def test_dreg_of_the_iwae_is_tucker_and_others_formula():
     """phi's coefficients are the squares of the normalised weights."""
     params, k = linear(1), 5
     model = params.model
-    keys = [jax.random.fold_in(jax.random.fold_in(KEY, 0), i) for i in range(k)]
+    keys = [jax.random.fold_in(KEY, i) for i in range(k)]
 
     def path(phi, key):
         z, _ = model.sample_posterior(iwae_jax.Params((), phi, model), POINT, key)
