@@ -37,6 +37,8 @@ WORDS = (
 )
 WORDS += " --eval-images=30 --checkpoint-seconds=0"
 
+OVER = "over before the signal"
+
 
 @dataclasses.dataclass(frozen=True)
 class Arguments:
@@ -86,7 +88,7 @@ def interrupted(folder: Path, number: int, moment: float) -> tuple[str, str]:
     if status == -number or ("site" in errors and "experiments" not in errors):
         return "ended before the first line of the project", ""
     if status == 0 and took < 1.0:
-        return "over before the signal", errors
+        return OVER, errors
     return f"LOST: status {status} after {took:.1f} s", errors or "lost"
 
 
@@ -118,22 +120,25 @@ def main() -> None:
         expected = results(Path(folder, "reference"))
         last = length if arguments.last is None else arguments.last
         print(f"a run takes {length:.1f} s", flush=True)
-        for count in range(arguments.signals):
-            out_dir = Path(folder, str(count // arguments.in_a_row))
+        runs = in_a_row = 0
+        for count in range(1, arguments.signals + 1):
+            out_dir = Path(folder, str(runs))
             number = rng.choice((signal.SIGINT, signal.SIGTERM))
             moment = rng.uniform(arguments.first, last)
             kind, wrong = interrupted(out_dir, number, moment)
             counts[kind] += 1
+            in_a_row += 1
             if wrong:
                 counts["WRONG"] += 1
                 print(f"{number.name} after {moment:.3f} s: {kind}: {wrong}", flush=True)
-            if (count + 1) % arguments.in_a_row == 0 or count + 1 == arguments.signals:
+            if kind == OVER or in_a_row == arguments.in_a_row or count == arguments.signals:
                 whole(out_dir)
                 same = all(map(np.array_equal, results(out_dir), expected))
                 counts[
                     "runs that end bit for bit the same" if same else "WRONG: other results"
                 ] += 1
-                print(f"{count + 1} signals: {dict(counts)}", flush=True)
+                runs, in_a_row = runs + 1, 0
+                print(f"{count} signals: {dict(counts)}", flush=True)
     for kind, number in sorted(counts.items()):
         print(f"{number:5d}  {kind}")
     sys.exit(any("WRONG" in kind or "LOST" in kind for kind in counts))

@@ -160,7 +160,7 @@ def test_bounds_by_samples():
     nested = [by_k[k] for k in (1, 5, 10)]  # groups within groups: Jensen
     assert nested == sorted(nested)
     # The jackknife of order 1, by leaving each sample out.
-    jackknife = dict(curves["jackknife (neither)"])
+    jackknife = dict(curves["jackknife, order 1 (neither a lower nor an upper bound)"])
     assert list(jackknife) == [5, 10]
     for k, value in jackknife.items():
         groups = np.exp(log_w[: 10 // k * k].astype(np.float64)).reshape(-1, k, 3)

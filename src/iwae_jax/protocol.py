@@ -81,6 +81,16 @@ class Params:
     recognition: PyTree
     model: Any = field(metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """The model, and the number of parameters instead of their values."""
+        theta, phi = _summary(self.generative), _summary(self.recognition)
+        return f"Params(model={self.model!r}, generative: {theta}, recognition: {phi})"
+
+
+def _summary(tree: PyTree) -> str:
+    shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(tree)]
+    return f"{sum(map(math.prod, shapes)):,} numbers in {len(shapes)} arrays"
+
 
 _MEMBERS = (
     "data_range",

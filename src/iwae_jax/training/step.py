@@ -47,6 +47,10 @@ class TrainState:
         weights: PyTree = params
         return cls(jnp.zeros((), jnp.int32), params, optimizer.init(weights), optimizer)
 
+    def __repr__(self) -> str:
+        """The step and the parameters, without the optimizer's state."""
+        return f"TrainState(step={self.step}, params={self.params!r})"
+
 
 def train_step(
     state: TrainState,
