@@ -17,6 +17,15 @@ def figure(width: float, height: float) -> Any:
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def pass_axis(axes: Any, passes: int) -> None:
+    """Whole numbers along x, also where there is only one pass."""
+    if passes == 1:
+        axes.set(xlim=(0, 2), xticks=[1])
+    else:
+        axes.locator_params(axis="x", integer=True)
+    axes.set_xlabel("pass over the data")
+
+
 Curve = tuple[Sequence[float], Sequence[float], str]
 """Places, values and colour of a drawn curve."""
 

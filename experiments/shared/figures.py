@@ -33,13 +33,8 @@ def comparison(
         first = 1 if len(mean) > 3 else 0
         seen += [*(mean - error)[first:], *(mean + error)[first:]]
     drawing.focus(axes, drawn, seen, margin=0.2)
-    axes.locator_params(axis="x", integer=True)
-    if len(drawn[0][0]) == 1:
-        axes.set_xlim(0, 2)
-        axes.set_xticks([1])
-    axes.set(
-        xlabel="pass over the data", ylabel="held-out L_50 (IWAE), nats", title="Learning curves"
-    )
+    drawing.pass_axis(axes, len(drawn[0][0]))
+    axes.set(ylabel="held-out L_50 (IWAE), nats", title="Learning curves")
     axes.grid(alpha=0.2)
     axes.legend(loc="lower right", frameon=False, fontsize=8)
     names = [row["entry"] for row in rows]

@@ -31,12 +31,11 @@ def learning_curves(file: Path, metrics: list[dict[str, Any]], title: str, capti
     for before, after in itertools.pairwise(metrics):
         if before["learning_rate"] != after["learning_rate"]:
             axes.axvline(after["pass"] - 0.5, color="0.85", linewidth=0.8, zorder=0)
+    drawing.pass_axis(axes, len(passes))
     if len(passes) > 20:
         axes.set_xscale("log")
-    else:
-        axes.locator_params(axis="x", integer=True)
     axes.set_title(textwrap.fill(title, 62), fontsize=11)
-    axes.set(xlabel="pass over the data", ylabel="nats")
+    axes.set_ylabel("nats")
     axes.legend(loc="lower right", frameon=False)
     axes.grid(alpha=0.2)
     drawing.save(figure, file, caption)
@@ -152,7 +151,8 @@ def weights(
     for number, (name, points) in enumerate(curves.items()):
         if points:
             samples, values = zip(*points, strict=True)
-            right.plot(samples, values, ".-", label=name, color=f"C{number}")
+            label = name.replace(" (neither", "\n(neither")
+            right.plot(samples, values, ".-", label=label, color=f"C{number}")
             drawn.append((samples, values, f"C{number}"))
     shown = [value for points in curves.values() for samples, value in points if samples > 1]
     if shown:

@@ -104,5 +104,5 @@ def _without_each(log_w: np.ndarray) -> np.ndarray:
     np.put_along_axis(others, top, -np.inf, axis=1)
     np.put_along_axis(rest, top, 1.0, axis=1)
     found = peak + np.log(rest)
-    np.put_along_axis(found, top, logsumexp(others, axis=1, keepdims=True), axis=1)
+    np.put_along_axis(found, top, np.asarray(logsumexp(others, axis=1, keepdims=True)), axis=1)
     return found
