@@ -83,13 +83,14 @@ class Params:
 
     def __repr__(self) -> str:
         """The model, and the number of parameters instead of their values."""
-        theta, phi = _summary(self.generative), _summary(self.recognition)
+        theta, phi = _numbers(self.generative), _numbers(self.recognition)
         return f"Params(model={self.model!r}, generative: {theta}, recognition: {phi})"
 
 
-def _summary(tree: PyTree) -> str:
-    shapes = [getattr(leaf, "shape", ()) for leaf in jax.tree.leaves(tree)]
-    return f"{sum(map(math.prod, shapes)):,} numbers in {len(shapes)} arrays"
+def _numbers(tree: PyTree) -> str:
+    """The number of parameters, as text. A leaf may be no array: JAX puts other objects there."""
+    count = sum(math.prod(getattr(leaf, "shape", ())) for leaf in jax.tree.leaves(tree))
+    return f"{count:,} number{'' if count == 1 else 's'}"
 
 
 _MEMBERS = (
