@@ -85,7 +85,7 @@ def interrupted(folder: Path, number: int, moment: float) -> tuple[str, str]:
     status = process.returncode
     if status == 128 + number:
         return f"ended with {status}", errors
-    if status == -number or ("site" in errors and "experiments" not in errors):
+    if status == -number or ("KeyboardInterrupt" in errors and "/experiments/" not in errors):
         return "ended before the first line of the project", ""
     if status == 0 and took < 1.0:
         return OVER, errors
