@@ -99,4 +99,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main)
+    leave(main, resumes=True)

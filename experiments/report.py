@@ -15,7 +15,7 @@ import tyro
 
 from experiments.shared.command import leave
 from experiments.shared.config import parse
-from experiments.shared.display import console
+from experiments.shared.display import console, counted
 from experiments.shared.errors import UsageError
 from experiments.shared.files import write_atomically, writing_to
 from experiments.shared.flags import optional
@@ -53,7 +53,9 @@ def main() -> int:
         write_atomically(out, render(runs, str(arguments.runs_dir)))
     finished = sum(run.summary is not None for run in runs)
     size = out.stat().st_size / 1e6
-    console.print(f"{len(runs)} runs, {finished} of them finished: {out} ({size:.1f} MB)")
+    console.print(
+        f"{counted(len(runs), 'run')}, {finished} of them finished: {out} ({size:.1f} MB)"
+    )
     return 0
 
 

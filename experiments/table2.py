@@ -54,4 +54,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    leave(main)
+    leave(main, resumes=True)

@@ -133,6 +133,7 @@ COMMANDS = {
 SHARED_RANKS = {
     "errors": 0,
     "stopping": 0,
+    "compiled": 0,
     "display": 0,
     "published": 0,
     "slopes": 0,

@@ -102,7 +102,7 @@ def test_the_rows_say_what_the_runs_do(type_it, runs):
     text = page.render(page.collect(runs), "x")
     assert text.count("class=best") == 1
     assert re.search(r'id="row\d" class=best>.*?other/best', text)
-    assert "NOT FINISHED, 1 passes" in text
+    assert "unfinished, pass 1 of 13" in text
     differing = page.differing(page.collect(runs))
     assert set(differing) == {"k", "layers", "seed"}  # not where they are written to
     assert sorted(differing["k"]) == [2, 5, 5, 5, 10]

@@ -9,7 +9,7 @@ import numpy as np
 import iwae_jax
 from experiments.shared import plots
 from experiments.shared.datasets import data_caption, data_facts, observations
-from experiments.shared.display import Display, console, print_table, warn
+from experiments.shared.display import Display, console, counted, print_table, warn
 from experiments.shared.errors import UsageError
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import Keys
@@ -86,13 +86,13 @@ def anneal(
             config,
             data,
             config.name,
-            f"test split, first {count:,} images",
-            f"AIS from the {start}, {steps:,} steps, {chains} chains",
+            f"test split, first {counted(count, 'image')}",
+            f"AIS from the {start}, {counted(steps, 'step')}, {counted(chains, 'chain')}",
             "right: data drawn from the model",
         ),
     )
     print_table(
-        f"{config.name}: {count:,} test images of {data.name} from {data.source}, nats",
+        f"{config.name}: {counted(count, 'test image')} of {data.name} from {data.source}, nats",
         ("", "mean", "standard error"),
         [
             (f"NLL, importance sampling, -L_{k}", f"{results['importance_nll']:.3f}", ""),

@@ -1,15 +1,13 @@
 """The frame of a command: parse, work, exit with a status."""
 
-import os
 import shlex
 import sys
 from collections.abc import Callable
 
 from experiments.shared.config import Config, parse
-from experiments.shared.display import console
 from experiments.shared.errors import UsageError
 from experiments.shared.runner import run_all
-from experiments.shared.stopping import Stopped, listen
+from experiments.shared.stopping import listening
 
 SWEEP = "Flags marked (sweep) take several values. Each combination of the values is one run."
 
@@ -22,7 +20,7 @@ def main(experiment: str, description: str, started: float) -> None:
         config = parse(Config, program, text, Config.of(dataset=experiment))
         return run_all(experiment, config, started)
 
-    leave(work)
+    leave(work, resumes=True)
 
 
 def as_typed(program: str) -> str:
@@ -39,25 +37,24 @@ def as_typed(program: str) -> str:
     return shlex.join([*program.split(), *kept])
 
 
-def leave(work: Callable[[], int]) -> None:
+def leave(work: Callable[[], int], *, resumes: bool = False) -> None:
     """Do the work and exit.
 
     The status is 0 for success, 1 for a failure, 2 for invalid arguments, and 130 or 143 after a signal.
     A failure and invalid arguments print one line.
+
+    Args:
+      work: the command; it returns its status.
+      resumes: whether the command resumes from a checkpoint. Only the text after a signal depends on it.
     """
-    listen()
-    try:
-        status = work()
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except (ValueError, OSError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        status = 1
-    except Stopped as stop:
-        console.print("stopped; rerun the command to resume from the last checkpoint")
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not sys.exit, which would wait for the pass that the device is computing.
-        os._exit(stop.status)
+    advice = "; rerun the command to resume from the last checkpoint" if resumes else ""
+    with listening(f"stopped{advice}"):
+        try:
+            status = work()
+        except UsageError as error:
+            print(f"error: {error}", file=sys.stderr)
+            status = 2
+        except (ValueError, OSError) as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            status = 1
     sys.exit(status)

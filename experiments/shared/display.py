@@ -74,7 +74,8 @@ class Display:
         speed = images_per_unit * units / max(now - self._latest, 1e-9)
         self._latest = now
         self.done += units
-        self._note = f"{note}  {speed:,.0f} images/s" if images_per_unit else note
+        shown = f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
+        self._note = f"{note}  {shown} images/s" if images_per_unit else note
         self._bar.update(self._task, completed=self.done, text=self._text(0.0))
         last = self.done >= self.total
         if not console.is_terminal and (last or now - self._last_line >= _LINE_SECONDS):
@@ -87,8 +88,21 @@ class Display:
 
     def _text(self, share: float) -> str:
         per_unit = self._seconds_per_unit()
-        left = "" if per_unit is None else duration(per_unit * (self.total - self.done - share))
-        return f"{self.unit} {self.done}/{self.total}  {self._note}  {left} left"
+        units = self.total - self.done - share
+        left = "" if per_unit is None or units <= 0 else f"  {duration(per_unit * units)} left"
+        return f"{self.unit} {self.done}/{self.total}  {self._note}{left}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things as text: 1 pass, 2 passes, 1,000 images."""
+    if number != 1:
+        noun += "es" if noun.endswith("s") else "s"
+    return f"{number:,} {noun}"
+
+
+def kind_in_words(kind: str) -> str:
+    """The kind of an objective, as a reader without the docs understands it."""
+    return "neither a lower nor an upper bound" if kind == "neither" else kind
 
 
 def duration(seconds: float) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import iwae_jax
 from experiments.shared import figures
 from experiments.shared.control_variates import mean_and_error
-from experiments.shared.display import Display, console, print_table
+from experiments.shared.display import Display, console, kind_in_words, print_table
 from experiments.shared.files import make_folder, write_csv
 from experiments.shared.linear_gaussian import Gaussian
 from experiments.shared.slopes import slope_of
@@ -79,7 +79,7 @@ def measure(
         ("entry (kind of value)", "k", "bias", "variance", "slope", "expected"),
         [
             (
-                f"{name} ({row['kind']})",
+                f"{name} ({kind_in_words(row['kind'])})",
                 f"{row['k']:g}",
                 f"{row['bias']:+.2e} ± {row['bias_se']:.0e}",
                 f"{row['variance']:.2e}",

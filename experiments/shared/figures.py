@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from experiments.shared import drawing
+from experiments.shared.display import kind_in_words
 
 
 def comparison(
@@ -15,22 +16,25 @@ def comparison(
     figure = drawing.figure(11.0, 6.2)
     top, bottom = figure.subfigures(2, 1, height_ratios=(1.35, 1))
     axes = top.add_subplot()
+    drawn: list[drawing.Curve] = []
     seen = []
     for number, (row, result) in enumerate(zip(rows, results.values(), strict=True)):
         passes = [line["pass"] for line in result["lines"]]
+        if len(passes) == 1:  # points next to each other: there are no curves
+            passes = [1 + 0.1 * (number - (len(rows) - 1) / 2)]
         curves = np.array([line["held_out_L_50"] for line in result["lines"]])
         mean, error = curves.mean(axis=1), curves.std(axis=1, ddof=1) / np.sqrt(curves.shape[1])
-        label = f"{row['entry']} ({row['kind']})"
+        label = f"{row['entry']} ({kind_in_words(row['kind'])})"
         axes.errorbar(
-            passes, mean, error, marker=".", capsize=2, color=f"C{number}", label=label, linewidth=1
-        )
-        seen += mean[1:].tolist() if len(mean) > 3 else mean.tolist()
-    margin = 0.1 * (max(seen) - min(seen)) + 0.2
-    axes.set_ylim(min(seen) - margin, max(seen) + margin)
-    axes.locator_params(axis="x", integer=True)
-    axes.set(
-        xlabel="pass over the data", ylabel="held-out L_50 (IWAE), nats", title="Learning curves"
-    )
+            passes, mean, error, fmt=".-", capsize=2, color=f"C{number}", label=label, linewidth=1,
+            markersize=6 if len(passes) > 1 else 10,
+        )  # fmt: skip
+        drawn.append((passes, mean.tolist(), f"C{number}"))
+        first = 1 if len(mean) > 3 else 0
+        seen += [*(mean - error)[first:], *(mean + error)[first:]]
+    drawing.focus(axes, drawn, seen, margin=0.2)
+    drawing.pass_axis(axes, len(drawn[0][0]))
+    axes.set(ylabel="held-out L_50 (IWAE), nats", title="Learning curves")
     axes.grid(alpha=0.2)
     axes.legend(loc="lower right", frameon=False, fontsize=8)
     names = [row["entry"] for row in rows]
@@ -69,7 +73,7 @@ def signal_to_noise(
                 [r["snr"] for r in chosen],
                 ".-",
                 color=f"C{number}",
-                label=f"{name} ({chosen[0]['kind']}), slopes {slopes[name, 'theta']:+.2f}, "
+                label=f"{name} ({kind_in_words(chosen[0]['kind'])}), slopes {slopes[name, 'theta']:+.2f}, "
                 f"{slopes[name, 'phi']:+.2f}",
             )
         axes.set(title=title, xlabel="k", ylabel="signal-to-noise ratio of the gradient")
@@ -91,11 +95,13 @@ def bias_and_variance(
         bias = np.array([row["bias"] for row in chosen])
         error = np.array([row["bias_se"] for row in chosen])
         seen = np.abs(bias) > 5 * error
-        label = f"{name} ({chosen[0]['kind']})"
+        label = f"{name} ({kind_in_words(chosen[0]['kind'])})"
         if np.isfinite(slopes.get(name, np.nan)):
             label += f", slope {slopes[name]:+.2f}"
         colour = f"C{number}"
-        left.plot(k[seen], np.abs(bias)[seen], "o-", color=colour, label=label, markersize=4)
+        # A gap, not a line, where the noise hides the bias at a k in between.
+        visible = np.where(seen, np.abs(bias), np.nan)
+        left.plot(k, visible, "o-", color=colour, label=label, markersize=4)
         left.errorbar(
             k, np.maximum(np.abs(bias), 1e-12), error, fmt="o", color=colour, markersize=4,
             markerfacecolor="white", capsize=2, zorder=0,
@@ -107,7 +113,7 @@ def bias_and_variance(
         axes.set(xlabel="k (SUMO: mean number of samples)", ylabel=name)
         axes.grid(alpha=0.2)
     figure.legend(
-        *left.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=7
+        *left.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=7
     )
     drawing.save(figure, file, caption)
 

@@ -8,7 +8,7 @@ import numpy as np
 
 import iwae_jax
 from experiments.shared import figures
-from experiments.shared.display import Display, console, print_table
+from experiments.shared.display import Display, console, kind_in_words, print_table
 from experiments.shared.files import make_folder, write_csv
 from experiments.shared.linear_gaussian import Gaussian
 from experiments.shared.slopes import slope_of
@@ -65,7 +65,7 @@ def measure(ks: tuple[int, ...], size: int, data: int, draws: int, seed: int, ou
         ("entry (kind of value)", "theta", "phi", "expected: theta", "phi"),
         [
             (
-                f"{name} ({kinds[name]})",
+                f"{name} ({kind_in_words(kinds[name])})",
                 *(f"{slopes[name, p]:+.2f}" for p in ("theta", "phi")),
                 *(
                     f"{EXPECTED[name, p]:+.1f}" if (name, p) in EXPECTED else ""

@@ -9,7 +9,7 @@ from string import Template
 from typing import Any
 
 from experiments.shared.config import INCIDENTAL, Config
-from experiments.shared.display import warn
+from experiments.shared.display import counted, warn
 from experiments.shared.errors import UsageError
 from experiments.shared.folders import RunFolder
 
@@ -149,12 +149,15 @@ def render(runs: list[Found], title: str) -> str:
     best = _best(runs)
     return _PAGE.substitute(
         title=_text(title),
-        count=f"{len(runs)} runs, {sum(run.summary is not None for run in runs)} finished",
+        count=f"{counted(len(runs), 'run')}, {sum(run.summary is not None for run in runs)} finished",
         heads="".join(
             f'<th data-key="{key}" data-kind="{kind}" tabindex="0" role="button">{_text(head)}</th>'
             for key, head, kind in COLUMNS
         ),
-        rows="".join(_row(number, values, number in best) for number, values in enumerate(rows)),
+        rows="".join(
+            _row(number, values, number in best, _progress(runs[number]))
+            for number, values in enumerate(rows)
+        ),
         differences=_differences(runs),
         details="".join(_details(number, run) for number, run in enumerate(runs)),
         curves=_script([_curve(run) for run in runs]),
@@ -174,12 +177,25 @@ def _best(runs: list[Found]) -> set[int]:
     return {min(group)[1] for group in groups.values() if len(group) > 1}
 
 
-def _row(number: int, values: dict[str, Any], best: bool) -> str:
+def _progress(run: Found) -> str | None:
+    """How far a run is that is not finished; None for a finished run."""
+    if run.summary is not None:
+        return None
+    done = len(run.metrics)
+    try:
+        pixels = 64 if run.data.get("source") == "embedded" else 784
+        total = Config.from_json(run.config).schedule.total_passes(pixels)
+    except (UsageError, TypeError, ValueError):  # a config of another version
+        return f"unfinished, {counted(done, 'pass')}"
+    return f"unfinished, pass {done:,} of {total:,}"
+
+
+def _row(number: int, values: dict[str, Any], best: bool, progress: str | None) -> str:
     cells = []
     for key, _, kind in COLUMNS:
         value = values[key]
         sort = "" if value is None else value
-        shown = _text(_shown(key, value))
+        shown = _text(progress if progress and key == "passes" else _shown(key, value))
         if key == "run":
             shown = (
                 f'<label><input type="checkbox" data-run="{number}"><i class="swatch"></i></label>'
@@ -213,11 +229,10 @@ def _details(number: int, run: Found) -> str:
     lines = [f'<section class="run" id="run{number}"><h3>{_text(run.name)}</h3>']
     facts = f"{run.data.get('dataset')} from {run.data.get('source')} ({run.data.get('origin')})"
     if summary is None:
-        facts += f"; NOT FINISHED, {len(run.metrics)} passes"
+        facts += f"; {_progress(run)}"
     else:
-        facts += (
-            f"; {summary.get('binarization')} binarization; {summary['test_images']:,} test images"
-        )
+        images = counted(summary["test_images"], "test image")
+        facts += f"; {summary.get('binarization')} binarization; {images}"
         facts += f"; NLL is -L_{summary['test_nll_k']}"
     lines.append(f"<p>{_text(facts)}</p>")
     lines += [

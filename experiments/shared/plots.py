@@ -19,22 +19,23 @@ def learning_curves(file: Path, metrics: list[dict[str, Any]], title: str, capti
     }
     figure = drawing.figure(6.4, 4.0)
     axes = figure.add_subplot()
+    drawn: list[drawing.Curve] = []
     seen = []
-    for label, values in curves.items():
+    for number, (label, values) in enumerate(curves.items()):
         if None not in values:
-            axes.plot(passes, values, ".-", label=label)
+            axes.plot(passes, values, ".-", label=label, color=f"C{number}")
+            drawn.append((passes, values, f"C{number}"))
             # The first pass starts from random parameters and would stretch the axis.
             seen += values[1:] if len(values) > 3 else values
-    margin = 0.05 * (max(seen) - min(seen)) + 0.5
-    axes.set_ylim(min(seen) - margin, max(seen) + margin)
+    drawing.focus(axes, drawn, seen, margin=0.5)
     for before, after in itertools.pairwise(metrics):
         if before["learning_rate"] != after["learning_rate"]:
             axes.axvline(after["pass"] - 0.5, color="0.85", linewidth=0.8, zorder=0)
+    drawing.pass_axis(axes, len(passes))
     if len(passes) > 20:
         axes.set_xscale("log")
-    else:
-        axes.locator_params(axis="x", integer=True)
-    axes.set(title=title, xlabel="pass over the data", ylabel="nats")
+    axes.set_title(textwrap.fill(title, 62), fontsize=11)
+    axes.set_ylabel("nats")
     axes.legend(loc="lower right", frameon=False)
     axes.grid(alpha=0.2)
     drawing.save(figure, file, caption)
@@ -146,12 +147,16 @@ def weights(
         yscale="log",
     )
     left.legend(loc="upper left", frameon=False, fontsize=8)
-    for name, points in curves.items():
-        right.plot(*zip(*points, strict=True), ".-", label=name)
+    drawn: list[drawing.Curve] = []
+    for number, (name, points) in enumerate(curves.items()):
+        if points:
+            samples, values = zip(*points, strict=True)
+            label = name.replace(" (neither", "\n(neither")
+            right.plot(samples, values, ".-", label=label, color=f"C{number}")
+            drawn.append((samples, values, f"C{number}"))
     shown = [value for points in curves.values() for samples, value in points if samples > 1]
     if shown:
-        margin = 0.1 * (max(shown) - min(shown)) + 0.05
-        right.set_ylim(min(shown) - margin, max(shown) + margin)
+        drawing.focus(right, drawn, shown, margin=0.05)
     right.set(
         title="Bounds from the same weights", xlabel="k", ylabel="nats, mean over images",
         xscale="log",

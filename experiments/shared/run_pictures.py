@@ -4,15 +4,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.special import logsumexp
 
 import iwae_jax
 from experiments.shared import plots
 from experiments.shared.config import Config
 from experiments.shared.datasets import data_caption, observations
+from experiments.shared.display import counted
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import ACTIVE_THRESHOLD, Keys
 from experiments.shared.summary import bound_name
-from iwae_jax import objectives
 from iwae_jax.data import Dataset
 
 
@@ -27,7 +28,7 @@ def pictures(
     """Draw the pictures of a run into its folder; ``log_w`` are the stored log-weights."""
     name = config.name
     stem = data_caption(config, data, f"trained with k={config.bound.k[0]}")
-    test = f"{stem}; test split, first {summary['test_images']:,} images"
+    test = f"{stem}; test split, first {counted(summary['test_images'], 'image')}"
     plots.learning_curves(
         folder.path / "curves.png",
         folder.metrics(),
@@ -42,7 +43,7 @@ def pictures(
         np.asarray(means),
         data.image_shape,
         10,
-        f"{name}: samples from the model (E[x | z], z from the prior)",
+        f"{name}: means E[x | z], z from the prior",
         f"{stem}; no split: drawn from the model",
     )
     x = observations(config, data, data.test[:50], Keys.of(config).test_pixels)
@@ -52,7 +53,7 @@ def pictures(
         np.asarray(iwae_jax.reconstruct(params, x, reconstruction_key)),
         data.image_shape,
         f"{name}: test images (upper), reconstructions (lower)",
-        f"{stem}; test split, first {len(x)} images",
+        f"{stem}; test split, first {counted(len(x), 'image')}",
     )
     if "activity" in summary and "divergences" in summary:
         plots.unit_activity(
@@ -63,7 +64,8 @@ def pictures(
             ACTIVE_THRESHOLD,
             test,
         )
-    stored = f"{stem}; test split, first {log_w.shape[1]:,} images, {len(log_w):,} samples for each"
+    images, samples = counted(log_w.shape[1], "image"), counted(len(log_w), "sample")
+    stored = f"{stem}; test split, first {images}, {samples} for each"
     plots.weights(
         folder.path / "weights.png", log_w, bounds_by_samples(log_w), f"{name}: weights", stored
     )
@@ -72,22 +74,35 @@ def pictures(
 def bounds_by_samples(log_w: np.ndarray) -> dict[str, list[tuple[int, float]]]:
     """L_k and its jackknife against k, from one set of log-weights, [samples, images].
 
-    The samples are cut into groups of k. The samples after the last whole group are not used.
+    The samples are cut into groups of k. The samples after the last whole group are not used. In NumPy,
+    since JAX would compile each k, which takes longer than the rest of the picture.
     """
-    total = len(log_w)
+    total, images = log_w.shape
     decades = [10**e for e in range(len(str(total)))]
-    entries = {
-        "L_k (lower bound)": (objectives.IWAE(), (1, 2, 5)),
-        "jackknife (neither)": (objectives.Jackknife(1), (5,)),
+    lower: list[tuple[int, float]] = []
+    jackknife: list[tuple[int, float]] = []
+    for k in sorted({total, *(m * e for m in (1, 2, 5) for e in decades if m * e < total)}):
+        groups = log_w[: total // k * k].astype(np.float64).reshape(-1, k, images)
+        bounds = logsumexp(groups, axis=1) - np.log(k)
+        lower.append((k, float(bounds.mean())))
+        if k > 1:
+            without = np.mean(_without_each(groups) - np.log(k - 1), axis=1)
+            jackknife.append((k, float(np.mean(k * bounds - (k - 1) * without))))
+    return {
+        "L_k (lower bound)": lower,
+        "jackknife, order 1 (neither a lower nor an upper bound)": jackknife,
     }
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for name, (objective, multiples) in entries.items():
-        wanted = sorted({total, *(m * e for m in multiples for e in decades if m * e < total)})
-        compiled = jax.jit(objective)
-        curves[name] = []
-        for k in wanted:
-            if k > getattr(objective, "order", 0):
-                groups = log_w[: total // k * k].reshape(-1, k, log_w.shape[1])
-                values = np.asarray(compiled(groups.transpose(1, 0, 2)))
-                curves[name].append((k, float(values.mean(dtype=np.float64))))
-    return curves
+
+
+def _without_each(log_w: np.ndarray) -> np.ndarray:
+    """The log of the sum of all weights but one, for each of them; [groups, k, images]."""
+    top = log_w.argmax(axis=1, keepdims=True)
+    peak = np.take_along_axis(log_w, top, axis=1)
+    share = np.exp(log_w - peak)
+    rest = share.sum(axis=1, keepdims=True) - share  # at least 1, except without the largest
+    others = log_w.copy()
+    np.put_along_axis(others, top, -np.inf, axis=1)
+    np.put_along_axis(rest, top, 1.0, axis=1)
+    found = peak + np.log(rest)
+    np.put_along_axis(found, top, np.asarray(logsumexp(others, axis=1, keepdims=True)), axis=1)
+    return found

@@ -15,7 +15,7 @@ import numpy as np
 import iwae_jax
 from experiments.shared.config import Config
 from experiments.shared.datasets import load_data, observations
-from experiments.shared.display import Display, console, warn
+from experiments.shared.display import Display, console, counted, warn
 from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.folders import RunFolder, former_name
 from experiments.shared.results import Keys, evaluate, mean_bound
@@ -35,7 +35,7 @@ def run_all(experiment: str, config: Config, started: float) -> int:
     folders = [RunFolder(Path(config.run.out_dir) / experiment / run.name) for run in runs]
     console.print(
         f"{config.data.dataset} from {data.source} ({data.origin}): {len(data.train):,} training, "
-        f"{len(data.validation):,} held-out, {len(data.test):,} test images"
+        f"{len(data.validation):,} held-out, {counted(len(data.test), 'test image')}"
     )
     if len(runs) == 1:
         try:
@@ -45,7 +45,7 @@ def run_all(experiment: str, config: Config, started: float) -> int:
             return 1
         return 0
     console.print(
-        f"{len(runs)} runs of {config.schedule.total_passes(data.train.shape[1])} passes:"
+        f"{len(runs)} runs of {counted(config.schedule.total_passes(data.train.shape[1]), 'pass')}:"
     )
     for run, folder in zip(runs, folders, strict=True):
         console.print(f"  {run.name}  {'to do' if config.run.overwrite else folder.progress()}")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.shared.config import Config
-from experiments.shared.display import console, duration, print_table, warn
+from experiments.shared.display import console, counted, duration, kind_in_words, print_table, warn
 from experiments.shared.published import IMAGES, published
 from iwae_jax import objectives
 from iwae_jax.data import Dataset
@@ -13,7 +13,7 @@ from iwae_jax.data import Dataset
 def bound_name(config: Config) -> str:
     """The name of the training bound, and whether it is a lower bound of log p(x)."""
     (k,), objective = config.bound.k, config.objective_function
-    kind = objectives.kind(objective)
+    kind = kind_in_words(objectives.kind(objective))
     if objective == objectives.IWAE():
         return f"L_{k} ({kind})"
     if objective == objectives.ELBO():
@@ -26,7 +26,8 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
     lines = []
     images = IMAGES.get(data.name)
     if data.source == "embedded":
-        lines.append(f"data: {data.origin} in place of {data.name}: NOT comparable")
+        place = "" if data.name == "digits" else f" in place of {data.name}"
+        lines.append(f"data: {data.origin}{place}: NOT comparable with the paper's")
     elif images and (len(data.train), len(data.test)) != images:
         lines.append(
             f"data: {len(data.train):,} training and {len(data.test):,} test images, not "
@@ -43,7 +44,7 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
     if summary["test_nll_k"] != paper.evaluation.eval_k:
         lines.append(f"NLL: L_{summary['test_nll_k']}, not L_{paper.evaluation.eval_k}")
     if summary["test_images"] != len(data.test):
-        lines.append(f"test: the first {summary['test_images']:,} images, not all")
+        lines.append(f"test: the first {counted(summary['test_images'], 'image')}, not all")
     if config.data.binarization != paper.data.binarization and data.name != "binarized_mnist":
         drawn = config.data.binarization
         lines.append(f"binarization: {drawn}, not drawn at every access")
@@ -115,7 +116,7 @@ def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> Non
     if summary["pareto_k_high"] is not None:
         rows.append(("images with Pareto's k > 0.7", f"{summary['pareto_k_high']:.1%}", ""))
     print_table(
-        f"{config.name}: {data.name} from {data.source}, {images:,} test images, nats",
+        f"{config.name}: {data.name} from {data.source}, {counted(images, 'test image')}, nats",
         ("", "measured", "paper"),
         rows,
     )
@@ -136,12 +137,12 @@ def _latent_rows(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     rate = f"{terms['rate']:.2f}; {terms['distortion']:.2f}"
     parts = f"{terms['mutual_information']:.2f}; {terms['marginal_divergence']:.2f}"
     rows = [
-        (f"rate; distortion ({terms['images']:,} images)", rate, ""),
+        (f"rate; distortion ({counted(terms['images'], 'image')})", rate, ""),
         (f"mutual information (<= {terms['ceiling']:.2f}); KL(q(z) || p(z))", parts, ""),
     ]
     if "nll_difference" in pruned:
         change = f"{pruned['nll_difference']:+.3f} ± {pruned['standard_error']:.3f}"
         count = sum(pruned["removed"])
-        text = f"NLL without the {count} inactive units, minus NLL with them"
-        rows.append((f"{text} ({pruned['images']:,} images)", change, ""))
+        text = f"NLL without {counted(count, 'inactive unit')}, minus NLL with them"
+        rows.append((f"{text} ({counted(pruned['images'], 'image')})", change, ""))
     return rows

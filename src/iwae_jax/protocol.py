@@ -81,6 +81,17 @@ class Params:
     recognition: PyTree
     model: Any = field(metadata={"static": True})
 
+    def __repr__(self) -> str:
+        """The model, and the number of parameters instead of their values."""
+        theta, phi = _numbers(self.generative), _numbers(self.recognition)
+        return f"Params(model={self.model!r}, generative: {theta}, recognition: {phi})"
+
+
+def _numbers(tree: PyTree) -> str:
+    """The number of parameters, as text. A leaf may be no array: JAX puts other objects there."""
+    count = sum(math.prod(getattr(leaf, "shape", ())) for leaf in jax.tree.leaves(tree))
+    return f"{count:,} number{'' if count == 1 else 's'}"
+
 
 _MEMBERS = (
     "data_range",

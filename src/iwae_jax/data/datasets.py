@@ -55,6 +55,16 @@ class Dataset:
     maximum: float
     labels: dict[str, np.ndarray] | None = None
 
+    def __repr__(self) -> str:
+        """The source and the number of images instead of their pixels."""
+        counts = f"{len(self.train):,} training, {len(self.validation):,} held-out, {len(self.test):,} test"
+        rows, columns = self.image_shape
+        labels = "no labels" if self.labels is None else "labels"
+        return (
+            f"Dataset({self.name!r} from {self.source} ({self.origin}): {counts} images of "
+            f"{rows}x{columns}, maximum {self.maximum:g}, {labels})"
+        )
+
     @property
     def mean(self) -> np.ndarray:
         """The mean training image, [pixels], in [0, 1]."""

@@ -74,6 +74,10 @@ class TrainState:
         opt_state = jax.tree.map(jnp.array, optimizer.init(weights))
         return cls(jnp.zeros((), jnp.int32), params, opt_state, optimizer)
 
+    def __repr__(self) -> str:
+        """The step and the parameters, without the optimizer's state."""
+        return f"TrainState(step={self.step}, params={self.params!r})"
+
 
 def train_step(
     state: TrainState,
