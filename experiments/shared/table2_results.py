@@ -42,8 +42,9 @@ def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
         console.print(f"failed: {error}", style="bold red")
         return 1
     print_table(
-        f"Table 2 ({protocol(vae, data, before)})",
-        ("switch", "NLL before", "NLL after", "change", "units", "published"),
+        f"Table 2 ({protocol(vae, data, before)}); ± standard error over images; one seed: the error over "
+        "seeds is not known",
+        ("switch", "before", "after", "change", "units", "paper"),
         [
             (
                 f"{r['first']} -> {r['second']}",
@@ -132,7 +133,9 @@ def _write(
         "",
         f"**{data.name}** from {data.source}, L=1. Protocol: {protocol(first, data, summary)}.",
         "",
-        "NLL in nats, active units in brackets. The change is paired by test image; negative is better.",
+        "NLL in nats, active units in brackets. Change: NLL after minus NLL before, paired by test image; "
+        "negative is better. ±: standard error over images. One seed: the error over seeds, and so whether "
+        "another training run agrees, is not known.",
         "",
         "| first | then | before | after | change | published |",
         "|---|---|---|---|---|---|",
