@@ -199,8 +199,8 @@ def test_what_is_not_known_is_not_zero(tmp_path):
 
 def paper_run(monkeypatch, tmp_path, seeds=(0, 1)) -> Cells:
     """Cells of the paper's protocol on MNIST from files; the images have one pixel."""
-    images = [np.zeros((count, 1), np.uint8) for count in (59_600, 400, 10_000)]
-    mnist = Dataset("mnist", "files", "files in x", *images, (1, 1), 255.0)
+    train, held_out, test = (np.zeros((count, 1), np.uint8) for count in (59_600, 400, 10_000))
+    mnist = Dataset("mnist", "files", "files in x", train, held_out, test, (1, 1), 255.0)
     monkeypatch.setattr(table_runs, "load_data", lambda config: mnist)
     table = replace(CELLS, training=TableFlags(preset="paper", loss="sum"), seed=seeds)
     return Cells(table.runs(), tmp_path)
