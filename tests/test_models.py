@@ -161,7 +161,7 @@ def any_params(model):
 def test_the_noise_of_each_layer_is_its_own():
     """In the prior and in the posterior: correlations within 5 standard errors; two equal layers."""
     model, n = ModelConfig((4,), (2, 2), ((3,), (3,))), 5000
-    params, x = any_params(model), np.array([0, 1, 1, 0], np.float32)
+    params, x = any_params(model), jnp.array([0.0, 1, 1, 0])
     keys = jax.random.split(KEY, n)
 
     @jax.jit
@@ -185,7 +185,7 @@ def test_moments_are_those_of_the_densities():
     from scipy import stats
 
     model = ModelConfig((4,), (3, 2, 2), ((3,), (3,), (3,)))
-    params, x = any_params(model), np.array([0, 1, 1, 0], np.float32)
+    params, x = any_params(model), jnp.array([0.0, 1, 1, 0])
 
     @jax.jit
     def densities(params):
