@@ -25,7 +25,8 @@ def test_the_papers_rates_and_passes():
     # Another base: stage i takes 2^i passes.
     assert [training.stage_passes(n, base=2) for n in range(5)] == [0, 1, 3, 7, 15]
     doubling = training.stage_schedule(10, rates, base=2)
-    np.testing.assert_allclose([doubling(29), doubling(30)], [7.2e-4, 5.2e-4], rtol=1e-6)
+    around = np.array([doubling(29), doubling(30)])
+    np.testing.assert_allclose(around, [7.2e-4, 5.2e-4], rtol=1e-6)
     with pytest.raises(ValueError, match="Expected 1 to 8 stages, got 9"):
         training.stage_rates(9)
 
