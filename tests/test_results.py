@@ -65,6 +65,22 @@ def test_an_evaluation_is_on_the_test_pixels_of_the_run(monkeypatch):
     )
 
 
+def test_evaluating_again_is_on_the_pixels_of_the_run(monkeypatch, tmp_path):
+    """experiments.evaluate: more images of the same draw, and a file that says how many."""
+    config = Config.of(k=2, seed=3, dataset="mnist")
+    RunFolder(tmp_path).write("summary.json", {"train_bound": -1.0, "passes": 3})
+    monkeypatch.setattr(runner, "restore_run", lambda path, data_dir: (config, DATA, TALLY))
+    monkeypatch.setattr(results, "_latents", lambda params, x, keys: {})
+    runner.evaluate_again(tmp_path, 6, 25, 4, None)
+    name = "evaluation-k6-first25-seed4"
+    found = RunFolder(tmp_path).read(f"{name}.json")
+    log_p = np.load(tmp_path / f"{name}_log_likelihood.npy")
+    expected = counts(TEST[:25], Keys.of(config).test_pixels)
+    np.testing.assert_allclose(log_p, expected, atol=1e-5)
+    assert found is not None and found["test_nll"] == pytest.approx(-expected.mean(), rel=1e-5)
+    assert (found["test_images"], found["test_nll_k"], found["samples_seed"]) == (25, 6, 4)
+
+
 def test_the_cost_of_pruning_is_the_pruned_nll_minus_the_whole_one(monkeypatch):
     """Units under the threshold of 0.01 are removed. Without them, log p(x) is 1.5 times as large."""
     kept = []

@@ -23,6 +23,7 @@ from experiments.shared import (
     table_runs,
 )
 from experiments.shared.config import Config, UsageError
+from experiments.shared.display import console
 from experiments.shared.flags import SourceFlags
 from experiments.shared.folders import RunFolder
 from experiments.shared.intervals import half_width
@@ -210,6 +211,7 @@ def test_measured_and_published_are_told_apart(monkeypatch, tmp_path, capsys):
     """A difference is ours minus the paper's, in the files, on the terminal and in the picture."""
     pictures = {}
     monkeypatch.setattr(drawing, "save", lambda figure, file, caption: pictures.update(one=figure))
+    monkeypatch.setattr(console, "width", 80)
     cells = paper_run(monkeypatch, tmp_path)
     make(cells, NLLS, noise=0.0001)
     rows, order = table1_results._write(cells, tmp_path, "x")
@@ -270,7 +272,7 @@ def test_the_interval_of_a_mean_over_few_seeds():
     assert half_width([92.1]) is None
 
 
-def test_a_change_of_table_2_is_paired_by_image(monkeypatch):
+def test_a_change_of_table_2_is_paired_by_image(monkeypatch, capsys):
     """After minus before: images spread by 5 nats, the changes of each image by 0.1."""
     rng = np.random.default_rng(0)
     before, change = rng.normal(-90, 5, 400), rng.normal(-0.5, 0.1, 400)
@@ -290,6 +292,12 @@ def test_a_change_of_table_2_is_paired_by_image(monkeypatch):
     assert row["change"] == pytest.approx(row["nll_after"] - row["nll_before"])
     assert row["change_standard_error"] == pytest.approx(0.1 / 20, rel=0.1)
     assert row["published"] == "86.76 (19) -> 84.88 (22)"
+    monkeypatch.setattr(console, "width", 80)
+    table2_results._print([row], "the paper's")
+    printed = capsys.readouterr().out
+    assert "error over images; one seed" in printed and f"{row['change']:+.3f} ± 0.005" in printed
+    lines = [line for line in printed.splitlines() if line[:1] in "┃│"]
+    assert len(lines) == 4 and max(map(len, lines)) <= 80  # a line for each row
 
 
 def test_the_command_is_without_this_machines_folders(monkeypatch):
