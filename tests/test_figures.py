@@ -128,6 +128,14 @@ QUICK = ("--dataset=digits", "--data-source=embedded", "--passes=2", "--seeds=3"
 QUICK += ("--k=2", "--batch-size=200", "--eval-images=20", "--entries", "iwae", "iwae/dreg@1")
 
 
+@contextlib.contextmanager
+def compiled_quickly():
+    """Most of the time goes into compiling programs that run once: compile without optimizing."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory):
     """A finished comparison: its folder, what it printed, and what it evaluated.
@@ -147,7 +155,8 @@ def compared(tmp_path_factory):
         seen.append((runs, data, shared))
         return evaluate(config, runs, data, shared, seeds)
 
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(printed):
+    patching = pytest.MonkeyPatch.context()
+    with patching as patch, contextlib.redirect_stdout(printed), compiled_quickly():
         patch.setattr(comparison, "_evaluate", watched)
         patch.setattr(Entry, "save", saved)
         patch.setattr(sys, "argv", ["compare", *QUICK, "--out-dir", str(out)])
@@ -163,11 +172,16 @@ def test_compare_lays_entries_side_by_side(compared):
     table = rows(out / "table.csv")
     assert [row["entry"] for row in table] == ["iwae", "iwae/dreg@1"]
     x = iwae_jax.data.binarize(data.test[:20], shared.test_pixels, data.maximum)
+    held_out = iwae_jax.data.binarize(data.validation, shared.held_out_pixels, data.maximum)
 
-    def nll(params):
-        return -jnp.mean(iwae_jax.log_likelihood(params, x, shared.test, 5))
+    @jax.jit
+    @jax.vmap
+    def measured(params):
+        nll = -jnp.mean(iwae_jax.log_likelihood(params, x, shared.test, 5))
+        return nll, jnp.mean(iwae_jax.bound(params, held_out, shared.held_out, 50))
 
-    nlls = np.array([jax.jit(jax.vmap(nll))(run.state.params) for run in runs.values()])
+    found = np.array([measured(run.state.params) for run in runs.values()])
+    nlls = found[:, 0]
     assert len({*nlls.ravel()}) == 6
     for row, own in zip(table, nlls, strict=True):
         assert float(row["nll"]) == pytest.approx(own.mean(), rel=1e-5)
@@ -175,6 +189,8 @@ def test_compare_lays_entries_side_by_side(compared):
         assert float(row["ms_per_step"]) > 0 and float(row["memory_mib"]) > 0
     curves = rows(out / "curves.csv")
     assert len(curves) == 2 * 3 * 2
+    last = [float(row["held_out_L_50"]) for row in curves if row["pass"] == "2"]
+    np.testing.assert_allclose(last, found[:, 1].ravel(), rtol=1e-5)
     # The first pass starts from the same parameters: seeds differ, and entries do too after it.
     assert len({row["held_out_L_50"] for row in curves}) == len(curves)
     assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
@@ -288,7 +304,8 @@ def test_compare_goes_on_where_it_was_stopped(type_it, tmp_path, compared):
     whole = rows(compared[0] / "curves.csv")
     shutil.copytree(compared[0].with_name("killed"), tmp_path / "out")
     assert not (tmp_path / "out" / "curves.csv").exists()
-    status, printed = type_it(compare, *QUICK)
+    with compiled_quickly():
+        status, printed = type_it(compare, *QUICK)
     assert status == 0 and "pass 4/4" in printed and "pass 3/4" not in printed
     again = rows(tmp_path / "out" / "curves.csv")
     for row in whole + again:

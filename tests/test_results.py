@@ -10,14 +10,14 @@ import optax
 import pytest
 
 import iwae_jax
-from experiments.shared import latent_pictures, results, runner
+from experiments.shared import annealing_run, latent_pictures, results, runner
 from experiments.shared.config import Config
 from experiments.shared.display import console
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import Keys
 from experiments.shared.schedule import ScheduleFlags
 from experiments.shared.summary import print_summary
-from iwae_jax import evaluation
+from iwae_jax import annealing, evaluation
 from iwae_jax.data import Dataset
 from tests.oracles import Tally
 
@@ -169,6 +169,59 @@ def test_a_run_trains_on_the_training_and_measures_on_the_held_out_images(monkey
     (line,) = RunFolder(tmp_path).metrics()
     expected = counts(HELD_OUT, keys.held_out_pixels).mean()
     assert line["validation_bound"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_run_keeps_what_it_measured(monkeypatch, tmp_path):
+    """The summary has the bound of the last pass; the files have log p(x) and the log-weights."""
+    config = Config.of(k=2, seed=3, eval_k=6, eval_images=20, passes=2)
+    folder = RunFolder(tmp_path / "run")
+
+    def train(config, folder, data, started):
+        for number in (1, 2):
+            folder.add_metrics({"pass": number, "train_bound": -100.0 + number})
+        return iwae_jax.TrainState.create(TALLY, optax.set_to_zero()), {}
+
+    monkeypatch.setattr(runner, "train", train)
+    monkeypatch.setattr(runner, "pictures", lambda *arguments: None)
+    monkeypatch.setattr(results, "_latents", lambda params, x, keys: {})
+    summary = runner.run_one(config, folder, DATA, 0.0)
+    assert folder.read("summary.json") == summary
+    assert (summary["train_bound"], summary["passes"], summary["test_nll_k"]) == (-98.0, 2, 6)
+    expected = counts(TEST[:20], Keys.of(config).test_pixels)
+    log_p = np.load(folder.path / "test_log_likelihood.npy")
+    np.testing.assert_allclose(log_p, expected, atol=1e-5)
+    log_w = np.load(folder.path / "log_weights.npy")
+    np.testing.assert_allclose(log_w, np.tile(expected, (6, 1)), atol=1e-5)
+    with np.load(folder.path / "test_diagnosis.npz") as saved:
+        np.testing.assert_allclose(saved["effective_sample_size"], 6.0, rtol=1e-6)
+
+
+def test_annealing_is_on_the_pixels_of_the_run(monkeypatch, tmp_path):
+    """The annealed log p(x) is the count of ones, the sampled one half a nat lower."""
+    config = Config.of(k=2, seed=3, dataset="mnist")
+    expected = counts(TEST[:12], Keys.of(config).test_pixels)
+    folder = RunFolder(tmp_path)
+    folder.write("summary.json", {"test_nll_k": 6})
+    sampled = evaluation.diagnose(np.tile(expected - 0.5, (6, 1)))
+    np.savez(tmp_path / "test_diagnosis.npz", **sampled._asdict())
+
+    def annealed(params, x, keys, chains, **path):
+        return jnp.tile(x.sum(axis=1), (chains, 1))
+
+    def bidirectional(params, key, number, **path):
+        lower = jnp.arange(float(number))
+        return annealing.Sandwich(x=lower, lower=lower, upper=lower + 0.25)
+
+    monkeypatch.setattr(annealing_run, "restore_run", lambda path, data_dir: (config, DATA, TALLY))
+    monkeypatch.setattr(annealing_run.plots, "annealing", lambda *arguments: None)
+    monkeypatch.setattr(annealing, "annealed_log_weights", annealed)
+    monkeypatch.setattr(annealing, "bidirectional", bidirectional)
+    path = {"chains": 4, "steps": 3, "leapfrog": 2, "start": "posterior"}
+    found = annealing_run.anneal(tmp_path, None, images=12, simulated=11, seed=0, path=path)
+    assert found["nll"] == pytest.approx(-expected.mean())
+    assert found["importance_nll"] == pytest.approx(0.5 - expected.mean())
+    assert found["gain"] == pytest.approx(0.5) and found["gap"] == pytest.approx(0.25)
+    assert (found["images"], found["simulated"], found["importance_k"]) == (12, 11, 6)
 
 
 def test_the_optimizer_is_the_adam_of_the_flags():
