@@ -6,7 +6,7 @@
 
 Each cell is a run in the folder of experiments.mnist. Finished runs are kept; rerun the command to resume the
 others. After each run the command writes table1.md, table1.csv, orderings.csv and table1.png to OUT_DIR/table1:
-measured and published NLL, the difference and its standard error, and the paper's orderings. All of them list
+measured and published NLL, the difference and its errors, and the paper's orderings. All of them list
 the differences from the paper's protocol, such as fewer passes. At k = 1 both objectives are the ELBO, so
 one run fills both cells.
 """

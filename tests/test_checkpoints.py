@@ -104,6 +104,39 @@ def test_a_damaged_newest_one_is_skipped_with_a_warning_that_names_it(tmp_path, 
     assert_equal(again[1], newer)
 
 
+def test_a_digest_is_of_names_and_contents(tmp_path):
+    """Other bytes, another name, another place or bytes moved to the next file: another digest."""
+    layouts = [
+        {"a": b"one", "sub/b": b"two"},
+        {"a": b"onE", "sub/b": b"two"},
+        {"c": b"one", "sub/b": b"two"},
+        {"a": b"one", "b": b"two"},
+        {"a": b"on", "sub/b": b"etwo"},
+        {"a": b"one"},
+    ]
+    digests = []
+    for number, contents in enumerate(layouts):
+        for name, content in contents.items():
+            file = tmp_path / str(number) / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        digests.append(_digest(tmp_path / str(number)))
+    assert len(set(digests)) == len(layouts)
+    assert _digest(tmp_path / "0") == digests[0]
+
+
+def test_a_file_that_orbax_does_not_check_is_in_the_digest(tmp_path):
+    """Orbax alone would restore this checkpoint without a word."""
+    saved = Checkpoints(tmp_path)
+    saved.save(1, {"a": jnp.ones(3)})
+    (tmp_path / "1" / "note").write_text("added later")
+    with (
+        pytest.warns(UserWarning, match="its files have changed since they were written"),
+        pytest.raises(ValueError, match="Expected a readable checkpoint"),
+    ):
+        saved.restore({"a": jnp.ones(3)})
+
+
 def test_a_kill_before_the_digest_of_the_first_one_leaves_none(tmp_path):
     """There is nothing to restore, and nothing is damaged: a run starts from its beginning."""
     Checkpoints(tmp_path).save(1, {"a": jnp.ones(3)})

@@ -57,11 +57,30 @@ def test_a_model_of_your_own():
     np.testing.assert_allclose(log_q, params.model.log_posterior(params, x, z))
 
 
-def test_the_notebook_lines_of_the_readme():
+@pytest.fixture
+def quick_init(monkeypatch):
+    """`iwae_jax.init` gives small random numbers of the right shapes, without a compiled program."""
+    import iwae_jax
+
+    init = iwae_jax.init
+
+    def quick(key, model, data_mean=None):
+        like = jax.eval_shape(lambda: init(key, model, data_mean=data_mean))
+        rng = np.random.default_rng(0)
+        return jax.tree.map(
+            lambda a: jax.numpy.asarray(0.1 * rng.normal(size=a.shape), a.dtype), like
+        )
+
+    monkeypatch.setattr(iwae_jax, "init", quick)
+
+
+def test_the_notebook_lines_of_the_readme(quick_init):
     names = run_page("README.md")
     assert names["values"].shape == (8,)
     assert names["log_p"].shape == (8,)
-    assert names["images"].shape == (100, 64)
+    # L_5000 is above L_50 on the whole, and draws from the model are pixels.
+    assert names["log_p"].mean() > names["values"].mean()
+    assert names["images"].shape == (100, 64) and set(np.unique(names["images"])) == {0, 1}
 
 
 def test_the_notebook_lines_of_the_first_page():
@@ -77,10 +96,44 @@ def test_the_notebook_lines_of_the_first_page():
     assert names["values"].mean() > before.mean()
 
 
-def test_the_notebook_lines_of_the_how_to():
+def test_the_notebook_lines_of_the_how_to(monkeypatch, quick_init):
+    """Each bound and the annealing are traced, not compiled: `asked` has what each one was asked."""
+    import iwae_jax
+    from iwae_jax import annealing, objectives
+
+    asked = []
+
+    def traced(function):
+        def call(params, x, key, **options):
+            like = jax.eval_shape(lambda params: function(params, x, key, **options), params)
+            asked.append({name: str(value) for name, value in options.items()} | {"n": len(x)})
+            assert like.shape[-1] == len(x)
+            return np.zeros(like.shape, like.dtype)
+
+        return call
+
+    monkeypatch.setattr(iwae_jax, "bound", traced(iwae_jax.bound))
+    chains = traced(annealing.annealed_log_weights)
+    monkeypatch.setattr(annealing, "annealed_log_weights", chains)
     names = run_page("docs/how-to.md")
+    assert asked == [
+        {"k": "50", "objective": "Renyi(alpha=0.5)", "gradient": "dreg", "n": 8},
+        {"k": "50", "objective": "tvo", "gradient": "vimco", "n": 8},
+        {"k": "50", "gradient": "reparam@8", "n": 8},
+        {"k": "50", "gradient": "dreg", "n": 8},
+        {"k": "50", "gradient": "gdreg+vimco", "n": 8},
+        {"k": "5000", "gradient": "dreg@8", "n": 8},
+        {"chains": "5", "steps": "10", "leapfrog": "3", "n": 2},
+    ]
     assert names["log_w"].shape == (5, 2)
-    assert np.isfinite(names["log_w"]).all()
+    assert names["deep"].model.latent_sizes == (20, 10)
+    assert names["even"].shape == (50, 8)
+    # The NLL is the bound of as many samples.
+    log_w = iwae_jax.log_weights(names["params"], names["x"], names["key"], 50)
+    nll = -objectives.IWAE()(log_w).mean()
+    np.testing.assert_allclose(names["result"].nll, nll, rtol=1e-5)
+    assert np.abs(names["even"] - log_w).max() > 0.1
+    assert names["active"].variances[0].shape == (50,)
     terms = names["terms"]
     np.testing.assert_allclose(
         terms.rate, terms.mutual_information + terms.marginal_divergence, rtol=1e-4, atol=1e-4

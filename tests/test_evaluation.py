@@ -145,6 +145,30 @@ def test_few_effective_samples_are_told_relative_to_all(k, size, warned):
     assert bool(evaluation.summarise(found).warnings()) == warned
 
 
+def test_a_summary_is_of_all_data():
+    """Each figure from one array of the diagnosis, chosen so that another statistic differs."""
+    n = 101
+    found = evaluation.Diagnosis(
+        log_likelihood=np.linspace(-110.0, -70.0, n),
+        standard_error=np.linspace(0.0, 0.5, n),
+        effective_sample_size=np.arange(100.0, 100.0 + n) ** 2,
+        largest_weight=np.linspace(0.1, 0.6, n),
+        pareto_k=np.where(np.arange(n) < 7, 0.9, 0.2),
+        samples=np.full(n, 5000),
+    )
+    result = evaluation.summarise(found)
+    assert result.nll == pytest.approx(90.0)
+    # The error of a mean of independent errors, not their mean (0.25).
+    assert result.monte_carlo_error == pytest.approx(np.sqrt((found.standard_error**2).sum()) / n)
+    variance = np.var(found.log_likelihood, ddof=1) / n
+    expected = np.sqrt(variance - result.monte_carlo_error**2)
+    assert result.split_error == pytest.approx(expected)
+    assert result.effective_sample_size == pytest.approx(np.mean(found.effective_sample_size))
+    assert result.effective_sample_size_5 == pytest.approx(105.0**2)
+    assert result.largest_weight == 0.6
+    assert result.pareto_k_high == pytest.approx(7 / n)
+
+
 @pytest.mark.parametrize("shape", [0.2, 0.5, 0.9])
 def test_paretos_k_is_that_of_the_weights(shape):
     w = np.random.default_rng(0).pareto(1 / shape, size=(5000, 40))

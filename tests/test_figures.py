@@ -1,9 +1,12 @@
 """The experiments that reproduce a published figure: snr, bias and compare."""
 
+import contextlib
 import csv
+import io
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,14 +17,24 @@ import pytest
 
 import iwae_jax
 from experiments import bias, compare, snr
-from experiments.shared import command, control_variates, estimator_bias, figures, gradient_noise
+from experiments.shared import (
+    command,
+    comparison,
+    comparison_table,
+    control_variates,
+    drawing,
+    estimator_bias,
+    figures,
+    gradient_noise,
+)
 from experiments.shared.comparison import Entry
+from experiments.shared.display import console
 from experiments.shared.entries import expand, parse_entry
 from experiments.shared.errors import UsageError
 from experiments.shared.flags import DataFlags
 from experiments.shared.linear_gaussian import Gaussian
 from experiments.shared.slopes import slope_of
-from iwae_jax import gradients, objectives
+from iwae_jax import evaluation, gradients, objectives
 
 
 def rows(file):
@@ -220,31 +233,155 @@ QUICK = ("--dataset=digits", "--data-source=embedded", "--passes=2", "--seeds=3"
 QUICK += ("--k=2", "--batch-size=200", "--eval-images=20", "--entries", "iwae", "iwae/dreg@1")
 
 
-def test_compare_lays_entries_side_by_side(type_it, tmp_path):
-    status, printed = type_it(compare, *QUICK, "cubo:n=3")
-    assert status == 0
-    assert printed.count("verdict: ") == 2
+@contextlib.contextmanager
+def compiled_quickly():
+    """Most of the time goes into compiling programs that run once: compile without optimizing."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    """A finished comparison: its folder, what it printed, and what it evaluated.
+
+    Next to the folder is "killed", the state that a kill after three of four passes leaves.
+    """
+    out, printed, seen = tmp_path_factory.mktemp("compared") / "out", io.StringIO(), []
+    evaluate, save, saves = comparison._evaluate, Entry.save, []
+
+    def saved(self):
+        save(self)
+        saves.append(self)
+        if len(saves) == 3:
+            shutil.copytree(out, out.with_name("killed"))
+
+    def watched(config, runs, data, shared, seeds):
+        seen.append((runs, data, shared))
+        return evaluate(config, runs, data, shared, seeds)
+
+    patching = pytest.MonkeyPatch.context()
+    with patching as patch, contextlib.redirect_stdout(printed), compiled_quickly():
+        patch.setattr(comparison, "_evaluate", watched)
+        patch.setattr(Entry, "save", saved)
+        patch.setattr(sys, "argv", ["compare", *QUICK, "--out-dir", str(out)])
+        assert compare.main() == 0
+    return out, printed.getvalue(), *seen[0]
+
+
+def test_compare_lays_entries_side_by_side(compared):
+    """The NLLs of the table are those of the trained models, on the same pixels and samples."""
+    out, printed, runs, data, shared = compared
+    assert printed.count("verdict: ") == 1
     assert "NOT comparable" in printed
-    table = rows(tmp_path / "out" / "table.csv")
-    assert [row["entry"] for row in table] == ["iwae", "iwae/dreg@1", "cubo:n=3"]
-    assert [row["kind"] for row in table] == ["lower bound", "lower bound", "neither"]
-    assert float(table[0]["difference"]) == 0.0
-    for row in table:
-        assert float(row["nll_se"]) > 0 and float(row["ms_per_step"]) > 0
-        assert float(row["memory_mib"]) > 0
-    curves = rows(tmp_path / "out" / "curves.csv")
-    assert len(curves) == 3 * 3 * 2
+    table = rows(out / "table.csv")
+    assert [row["entry"] for row in table] == ["iwae", "iwae/dreg@1"]
+    x = iwae_jax.data.binarize(data.test[:20], shared.test_pixels, data.maximum)
+    held_out = iwae_jax.data.binarize(data.validation, shared.held_out_pixels, data.maximum)
+
+    @jax.jit
+    @jax.vmap
+    def measured(params):
+        nll = -jnp.mean(iwae_jax.log_likelihood(params, x, shared.test, 5))
+        return nll, jnp.mean(iwae_jax.bound(params, held_out, shared.held_out, 50))
+
+    found = np.array([measured(run.state.params) for run in runs.values()])
+    nlls = found[:, 0]
+    assert len({*nlls.ravel()}) == 6
+    for row, own in zip(table, nlls, strict=True):
+        assert float(row["nll"]) == pytest.approx(own.mean(), rel=1e-5)
+        assert float(row["difference"]) == pytest.approx((own - nlls[0]).mean(), abs=1e-3)
+        assert float(row["ms_per_step"]) > 0 and float(row["memory_mib"]) > 0
+    curves = rows(out / "curves.csv")
+    assert len(curves) == 2 * 3 * 2
+    last = [float(row["held_out_L_50"]) for row in curves if row["pass"] == "2"]
+    np.testing.assert_allclose(last, found[:, 1].ravel(), rtol=1e-5)
     # The first pass starts from the same parameters: seeds differ, and entries do too after it.
     assert len({row["held_out_L_50"] for row in curves}) == len(curves)
-    assert (tmp_path / "out" / "compare.png").read_bytes().startswith(b"\x89PNG")
-    saved = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert saved["entries"] == ["iwae", "iwae/dreg@1", "cubo:n=3"]
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert json.loads((out / "compare.json").read_text())["entries"] == ["iwae", "iwae/dreg@1"]
 
 
-def test_a_seed_of_compare_is_a_run_of_its_own(type_it, tmp_path):
+NLLS = {
+    "iwae": [90.0, 92.0, 94.0],
+    "iwae/reparam@8": [89.5, 91.4, 93.6],
+    "sumo": [91.0, 92.2, 94.3],
+}
+
+
+def by_hand():
+    """Entries and results of a comparison, as training and evaluation give them."""
+    entries = {text: parse_entry(text, 50) for text in NLLS}
+    results = {
+        text: {
+            "likelihoods": [
+                evaluation.Likelihood(nll, 0.01, 0.25, 12.0, 3.0, 0.9, 0.0) for nll in nlls
+            ],
+            "active": [[20], [21], [25]],
+            "lines": [
+                {
+                    "pass": number,
+                    "held_out_L_50": [-nll for nll in nlls],
+                    "train_value": [-1 - nll for nll in nlls],
+                    "ms_per_step": (1 + place) * (100 if number == 1 else number),
+                    "first": number == 1,
+                }
+                for number in (1, 2, 3)
+            ],
+            "memory": 10.0 * (1 + place),
+        }
+        for place, (text, nlls) in enumerate(NLLS.items())
+    }
+    return entries, results
+
+
+def test_a_row_of_compare_is_paired_by_seed():
+    """Differences are an entry's minus the first's; seeds move both by 2 nats, and cancel."""
+    first, few, sumo = comparison_table.comparison_rows(*by_hand())
+    assert (first["nll"], first["difference"], first["difference_95"]) == (92.0, 0.0, 0.0)
+    assert first["nll_95"] == pytest.approx(4.30265 * 2 / np.sqrt(3), rel=1e-5)
+    assert few["difference"] == pytest.approx(-0.5)
+    assert few["difference_95"] == pytest.approx(4.30265 * 0.1 / np.sqrt(3), rel=1e-5)
+    assert (sumo["kind"], few["active"], few["memory_mib"]) == ("unbiased", [22.0], 20.0)
+    # Without the first pass of a process, which compiles.
+    assert (few["ms_per_step"], few["time_ratio"], sumo["time_ratio"]) == (5.0, 2.0, 3.0)
+    assert comparison_table.verdict(few, "iwae") == (
+        "iwae/reparam@8: NLL lower than iwae (-0.50 ± 0.25 nats, 95% interval over seeds); step time "
+        "relative to it: 2.00"
+    )
+    # Two standard errors of three seeds decide nothing.
+    assert "sumo: NLL no difference from iwae seen (+0.50 ± 1.08 " in comparison_table.verdict(
+        sumo, "iwae"
+    )
+    worse = few | {"difference": 0.5}
+    assert "NLL higher than iwae (+0.50 ± " in comparison_table.verdict(worse, "iwae")
+
+
+def test_compare_names_the_source_it_found_and_fits_a_terminal(tmp_path, monkeypatch, capsys):
+    """The flags ask for "auto"; the data came from files. The table has 80 columns."""
+    captions = {}
+    monkeypatch.setattr(drawing, "save", lambda figure, file, text: captions.update({file: text}))
+    monkeypatch.setattr(console, "width", 80)
+    images = np.zeros((30, 4), np.uint8)
+    data = iwae_jax.data.Dataset("mnist", "files", "x", images, images, images, (2, 2), 255.0)
+    config = compare.Compare(passes=3, data=DataFlags(dataset="mnist")).base()
+    assert config.data.data_source == "auto"
+    entries, results = by_hand()
+    table = comparison_table.comparison_rows(entries, results)
+    comparison_table.write_comparison(tmp_path, config, data, 3, results, table)
+    (caption,) = captions.values()
+    assert caption.startswith("mnist from files; dynamic binarization; L=1, trained with k=50")
+    printed = capsys.readouterr().out
+    assert "mnist from files" in printed and "embedded" not in printed + caption
+    lines = [line for line in printed.splitlines() if line[:1] in "┃│"]
+    assert max(map(len, lines)) <= 80
+    assert any("iwae/reparam@8 (lower bound)" in line and "-0.50 ± 0.25" in line for line in lines)
+    assert len(lines) == 2 * (1 + len(NLLS))  # a line for each row
+
+
+def test_a_seed_of_compare_is_a_run_of_its_own(compared):
     """vmap over seeds changes nothing but rounding: the same as train_epoch seed by seed."""
-    type_it(compare, *QUICK)
-    curves = rows(tmp_path / "out" / "curves.csv")
+    curves = rows(compared[0] / "curves.csv")
     arguments = compare.Compare(
         k=2, passes=2, seeds=3, batch_size=200,
         data=DataFlags(dataset="digits", data_source="embedded"),
@@ -268,24 +405,13 @@ def test_a_seed_of_compare_is_a_run_of_its_own(type_it, tmp_path):
         np.testing.assert_allclose(got, np.mean(values), rtol=1e-4)
 
 
-def test_compare_goes_on_where_it_was_stopped(type_it, tmp_path, monkeypatch):
-    type_it(compare, *QUICK)
-    whole = rows(tmp_path / "out" / "curves.csv")
-    (tmp_path / "out").rename(tmp_path / "whole")
-    save, saves = Entry.save, []
-
-    def killed(self):
-        save(self)
-        saves.append(self)
-        if len(saves) == 3:
-            raise OSError("no space left")
-
-    monkeypatch.setattr(Entry, "save", killed)
-    status, _ = type_it(compare, *QUICK)
-    assert status == 1
-    monkeypatch.setattr(Entry, "save", save)
-    status, _ = type_it(compare, *QUICK)
-    assert status == 0
+def test_compare_goes_on_where_it_was_stopped(type_it, tmp_path, compared):
+    whole = rows(compared[0] / "curves.csv")
+    shutil.copytree(compared[0].with_name("killed"), tmp_path / "out")
+    assert not (tmp_path / "out" / "curves.csv").exists()
+    with compiled_quickly():
+        status, printed = type_it(compare, *QUICK)
+    assert status == 0 and "pass 4/4" in printed and "pass 3/4" not in printed
     again = rows(tmp_path / "out" / "curves.csv")
     for row in whole + again:
         del row["ms_per_step"]
@@ -312,9 +438,8 @@ def test_compare_refuses_what_makes_no_comparison(type_it, words, message):
     assert message in printed
 
 
-def test_a_folder_holds_one_comparison(type_it, tmp_path):
-    (tmp_path / "out").mkdir()
-    type_it(compare, *QUICK)
+def test_a_folder_holds_one_comparison(type_it, tmp_path, compared):
+    shutil.copytree(compared[0], tmp_path / "out")
     status, printed = type_it(compare, *QUICK, "--eval-k=6")
     assert status == 2
     assert "to hold the same comparison, got other eval_k" in printed

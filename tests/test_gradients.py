@@ -117,6 +117,17 @@ def test_the_value_is_not_a_surrogate():
     np.testing.assert_allclose(iwae_jax.bound(params, x, KEY, k), surrogate - divergence, rtol=1e-5)
 
 
+def test_the_gradient_in_x_is_that_of_the_value():
+    """Against central differences, in a model whose bound is smooth in x."""
+    params, x, step = linear(), np.array([0.7, -1.2, 0.4], np.float32), np.float32(1e-2)
+    climb = jax.jit(jax.value_and_grad(lambda x: iwae_jax.bound(params, x, KEY, 3)))
+    slope = climb(x)[1]
+    for place, shift in enumerate(step * np.eye(3, dtype=np.float32)):
+        expected = (climb(x + shift)[0] - climb(x - shift)[0]) / (2 * step)
+        np.testing.assert_allclose(slope[place], expected, atol=5e-3)
+    assert np.abs(slope).min() > 0.05
+
+
 def test_jit_vmap_and_grad_compose():
     params, x = small(2), binary(4)
     expected = iwae_jax.bound(params, x, KEY, 3)

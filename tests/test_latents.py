@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +19,7 @@ def test_active_units_against_the_closed_form(layers):
     model = LinearGaussian(layers=layers)
     params, count = linear(layers), 40_000
     x = 1.3 * jax.random.normal(jax.random.key(3), (count, 3))
-    active = iwae_jax.active_units(params, x, KEY, threshold=0.1)
+    active = iwae_jax.active_units(params, x, KEY, threshold=0.26)
     slope = np.ones(3)
     for layer in range(layers):
         slope = slope * np.asarray(params.recognition[layer]["weight"], np.float64)
@@ -25,8 +27,22 @@ def test_active_units_against_the_closed_form(layers):
         # The relative standard error of a variance is sqrt(2 / n), and a little for the draws.
         tolerance = 6 * expected * np.sqrt(2 / count) + 6 * 0.8 / np.sqrt(count) * (layer > 0)
         assert (np.abs(active.variances[layer] - expected) < tolerance).all()
-        assert active.counts[layer] == (active.variances[layer] > 0.1).sum()
+        assert (np.abs(expected - 0.26) > tolerance).all()  # so that the counts are known, too
+        assert active.counts[layer] == (expected > 0.26).sum()
     assert model.layers == len(active.counts)
+    assert active.counts[0] == (1 if layers == 1 else 3)
+
+
+def test_a_unit_is_active_from_a_variance_of_a_hundredth_on():
+    """The default threshold is the paper's; the variances are 0.5, 0.05 and 0.002."""
+    params = linear(1)
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    x /= x.std(axis=0, ddof=1)
+    slopes = np.sqrt(np.array([0.5, 0.05, 0.002], np.float32))
+    params = dataclasses.replace(params, recognition=({**params.recognition[0], "weight": slopes},))
+    active = iwae_jax.active_units(params, x, KEY)
+    np.testing.assert_allclose(active.variances[0], slopes**2, rtol=1e-3)
+    assert int(active.counts[0]) == 2
 
 
 def test_a_unit_that_ignores_x_is_not_active():

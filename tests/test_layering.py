@@ -137,6 +137,7 @@ SHARED_RANKS = {
     "display": 0,
     "published": 0,
     "slopes": 0,
+    "intervals": 0,
     "control_variates": 0,
     "linear_gaussian": 0,
     "checks": 1,

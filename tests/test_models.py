@@ -5,6 +5,7 @@ import pytest
 
 import iwae_jax
 from iwae_jax import ModelConfig
+from iwae_jax.models import networks
 from tests.oracles import Tally
 from tests.test_importance import KEY, SMALL, binary, small
 
@@ -148,6 +149,77 @@ def test_the_prior_has_the_moments_of_its_layers():
     standardised = np.asarray((z[0] - mean) * jnp.exp(-log_scale), np.float64)
     assert (np.abs(standardised.mean(axis=0)) < 4.5 / np.sqrt(20_000)).all()
     np.testing.assert_allclose(standardised.std(axis=0), 1.0, rtol=0.03)
+
+
+def any_params(model):
+    """Parameters of a model: random numbers in each leaf, without a compiled program."""
+    rng = np.random.default_rng(0)
+    like = jax.eval_shape(lambda: iwae_jax.init(KEY, model))
+    return jax.tree.map(lambda leaf: rng.normal(0, 0.5, leaf.shape).astype(np.float32), like)
+
+
+def test_the_noise_of_each_layer_is_its_own():
+    """In the prior and in the posterior: correlations within 5 standard errors; two equal layers."""
+    model, n = ModelConfig((4,), (2, 2), ((3,), (3,))), 5000
+    params, x = any_params(model), jnp.array([0.0, 1, 1, 0])
+    keys = jax.random.split(KEY, n)
+
+    @jax.jit
+    @jax.vmap
+    def noise(key):
+        z = model.sample_prior(params, key)
+        q, _ = model.sample_posterior(params, x, key)
+        both = ((z, model.prior_moments(params, z)), (q, model.posterior_moments(params, x, q)))
+        return [
+            jnp.concatenate([(u - m) / s for u, (m, s) in zip(z, moments, strict=True)])
+            for z, moments in both
+        ]
+
+    for draws in noise(keys):
+        apart = np.abs(np.corrcoef(draws, rowvar=False) - np.eye(4))
+        assert apart.max() < 5 / np.sqrt(n)
+
+
+def test_moments_are_those_of_the_densities():
+    """log p(z) and log q(z | x) from the means and scales, with SciPy; scales are not 1."""
+    from scipy import stats
+
+    model = ModelConfig((4,), (3, 2, 2), ((3,), (3,), (3,)))
+    params, x = any_params(model), jnp.array([0.0, 1, 1, 0])
+
+    @jax.jit
+    def densities(params):
+        z, log_q = model.sample_posterior(params, x, KEY)
+        log_p = model.log_joint(params, x, z) - model.log_conditional(params, x, z)
+        q, p = model.posterior_moments(params, x, z), model.prior_moments(params, z)
+        return z, (log_q, q), (log_p, p)
+
+    z, *both = densities(params)
+    for expected, moments in both:
+        pairs = zip(z, jax.tree.map(np.asarray, moments), strict=True)
+        got = sum(stats.norm.logpdf(u, *moment).sum() for u, moment in pairs)
+        np.testing.assert_allclose(got, expected, rtol=1e-4)
+        assert np.abs(np.log(moments[0][1])).min() > 1e-3
+
+
+def test_activations_are_their_formulas():
+    from scipy import special
+
+    x = np.array([-2.0, -0.5, 0.7, 3.0])
+    cubic = np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)
+    formulas = {
+        "tanh": np.tanh(x),
+        "relu": np.maximum(x, 0),
+        "leaky_relu": np.where(x > 0, x, 0.01 * x),
+        "elu": np.where(x > 0, x, np.expm1(x)),
+        "gelu": 0.5 * x * (1 + np.tanh(cubic)),
+        "silu": x * special.expit(x),
+        "softplus": np.log1p(np.exp(x)),
+    }
+    assert list(networks.ACTIVATIONS) == list(formulas)
+    for name, expected in formulas.items():
+        got = networks.ACTIVATIONS[name](jnp.asarray(x, jnp.float32))
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("layers", [1, 2, 3])

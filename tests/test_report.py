@@ -1,5 +1,6 @@
 """experiments.report: the page, and how a browser shows it."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -115,6 +116,29 @@ def test_nlls_that_can_not_be_compared_are_not(tmp_path):
         (tmp_path / "b/summary.json").read_text().replace("10000", "100")
     )
     assert "class=best" not in page.render(page.collect(tmp_path), "x")
+
+
+def test_nlls_of_other_images_are_not_compared(tmp_path):
+    for name, nll, fingerprint in (("a", 90.0, "f"), ("b", 91.0, "f"), ("c", 80.0, "g")):
+        make(tmp_path, name, nll)
+        facts = {"dataset": "mnist", "source": "files", "origin": "x", "fingerprint": fingerprint}
+        RunFolder(tmp_path / name).write("data.json", facts)
+    found = page.collect(tmp_path)
+    assert [found[number].name for number in page._best(found)] == ["a"]
+
+
+def test_a_curve_has_the_bounds_of_its_name(tmp_path):
+    """The training bound of `make` is -100 + pass, the held-out bound is 1 nat lower."""
+    make(tmp_path, "a", passes=3)
+    (run,) = page.collect(tmp_path)
+    expected = {
+        "name": "a",
+        "pass": [1, 2, 3],
+        "train": [-99.0, -98.0, -97.0],
+        "held-out": [-100.0, -99.0, -98.0],
+    }
+    assert page._curve(run) == expected
+    assert f"{json.dumps([expected])}" in page.render([run], "x")
 
 
 def test_bad_input(type_it, runs, tmp_path):

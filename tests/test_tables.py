@@ -9,14 +9,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from experiments import table1, table2
-from experiments.shared import command, datasets, published, runner, table1_results
+from experiments.shared import (
+    command,
+    datasets,
+    drawing,
+    published,
+    runner,
+    table1_results,
+    table2_results,
+    table_runs,
+)
 from experiments.shared.config import Config, UsageError
+from experiments.shared.display import console
 from experiments.shared.flags import SourceFlags
 from experiments.shared.folders import RunFolder
+from experiments.shared.intervals import half_width
 from experiments.shared.table_flags import TableFlags
 from experiments.shared.table_runs import Cells
+from iwae_jax.data import Dataset
 
 CELLS = table1.Table1(data=SourceFlags(data_source="embedded"), seed=(0, 1))
 
@@ -42,6 +55,7 @@ def make(cells: Cells, nlls: dict, images: int = 50, noise: float = 0.01) -> Non
     """Finished runs with these NLLs by (objective, layers, k); seed 1 is 0.02 nats worse."""
     rng = np.random.default_rng(0)
     base = rng.normal(0, 5, images)
+    base -= base.mean()
     for cell, runs in cells.runs.items():
         for run in runs:
             folder = cells.folder(run)
@@ -54,7 +68,7 @@ def make(cells: Cells, nlls: dict, images: int = 50, noise: float = 0.01) -> Non
             np.save(folder.path / "test_log_likelihood.npy", log_p)
             summary = {
                 "test_nll": -log_p.mean(),
-                "monte_carlo_error": 0.003,
+                "monte_carlo_error": 0.003 + 0.001 * run.run.seed[0],
                 "split_error": log_p.std(ddof=1) / np.sqrt(images),
                 "active_units": [20 + run.run.seed[0]] * cell[2],
                 "effective_sample_size": 10.0,
@@ -94,11 +108,11 @@ def test_rows_and_orderings(tmp_path):
     saved = [json.loads((cells.folder(run).path / "summary.json").read_text()) for run in runs]
     nll = [s["test_nll"] for s in saved]
     assert row["nll"] == pytest.approx(np.mean(nll))
-    assert row["seed_error"] == pytest.approx(abs(nll[0] - nll[1]) / 2)
-    assert row["monte_carlo_error"] == pytest.approx(0.003 / np.sqrt(2))
-    # The spread over seeds holds the Monte Carlo error.
-    parts = [row["seed_error"], row["split_error"]]
-    assert row["standard_error"] == pytest.approx(np.sqrt(np.sum(np.square(parts))))
+    # The t interval of two seeds: 12.7 standard errors.
+    assert row["seeds_95"] == pytest.approx(12.7062 * abs(nll[0] - nll[1]) / 2, rel=1e-4)
+    # The seeds have Monte Carlo errors of 0.003 and 0.004: the mean has half of 0.005.
+    assert row["monte_carlo_error"] == pytest.approx(0.0025)
+    assert row["split_error"] == pytest.approx(np.mean([s["split_error"] for s in saved]))
     assert (row["effective_sample_size_5"], row["largest_weight"]) == (2.0, 0.9)
     assert row["active"] == "20.5"
     # The digits have no published values, and are called what they are.
@@ -107,17 +121,18 @@ def test_rows_and_orderings(tmp_path):
 
     found = {o["ordering"]: o for o in table1_results.orderings(cells)}
     assert found["L=1, iwae: k=50 below k=5"]["verdict"] == "holds"
-    assert found["L=1, vae: k=50 below k=5"]["verdict"] == "does not hold yet"
+    assert found["L=1, vae: k=50 below k=5"]["verdict"] == "does not hold"
     assert found["L=2, k=5: iwae below vae"]["verdict"] == "holds"
-    assert found["iwae, k=5: L=2 below L=1"]["verdict"] == "does not hold yet"
+    assert found["iwae, k=5: L=2 below L=1"]["verdict"] == "does not hold"
     close = found["vae, k=5: L=2 below L=1"]
-    assert close["verdict"] == "undecided" and abs(close["gain"]) < 2 * close["standard_error"]
+    assert close["verdict"] == "undecided"
+    assert abs(close["gain"]) < np.hypot(close["images_95"], close["seeds_95"])
     assert not any("L=2, iwae: k=50" in name for name in found)  # not run yet
     one = found["L=1, iwae: k=5 below k=1"]
     assert one["published_gain"] is None  # of the digits
     assert one["gain"] == pytest.approx(2.0, abs=0.01) and one["seeds"] == 2
     # Paired: the images' own spread, 5 nats, is not in it.
-    assert one["standard_error"] < 0.02
+    assert one["images_95"] < 0.02
 
 
 def test_every_ordering_holds_in_the_published_table(tmp_path):
@@ -140,7 +155,7 @@ def test_files_are_written_with_the_label(tmp_path):
     for part in (
         "REDUCED PROTOCOL",
         "NOT comparable",
-        "does not hold yet",
+        "does not hold",
         "table1 --x",
         "embedded",
         "16 of 16 runs have importance weights whose Pareto's k is above 0.7",
@@ -172,10 +187,117 @@ def test_what_is_not_known_is_not_zero(tmp_path):
         summary |= {"pareto_k_high": None, "monte_carlo_error": None}
         file.write_text(json.dumps(summary))
     for row in table1_results.table_rows(cells):
-        assert row["pareto_k_high"] is row["monte_carlo_error"] is row["standard_error"] is None
+        assert row["pareto_k_high"] is row["monte_carlo_error"] is row["seeds_95"] is None
     table1_results._write(cells, tmp_path, "x")
-    cells_of_table = (tmp_path / "table1.md").read_text().split("## ")[0].split("|---|")[-1]
-    assert "±" not in cells_of_table and "| mnist |" in cells_of_table
+    text = (tmp_path / "table1.md").read_text()
+    assert "| 94.00 | not known | 0." in text and "| not known |  |  | 20 |" in text
+    # One seed says nothing about another: no ordering has a verdict.
+    found = table1_results.orderings(cells)
+    assert found and {o["verdict"] for o in found} == {"one seed: not known"}
+    assert {o["seeds_95"] for o in found} == {None}
+    assert text.count("| not known | 1 | one seed: not known |") == len(found)
+
+
+def paper_run(monkeypatch, tmp_path, seeds=(0, 1)) -> Cells:
+    """Cells of the paper's protocol on MNIST from files; the images have one pixel."""
+    train, held_out, test = (np.zeros((count, 1), np.uint8) for count in (59_600, 400, 10_000))
+    mnist = Dataset("mnist", "files", "files in x", train, held_out, test, (1, 1), 255.0)
+    monkeypatch.setattr(table_runs, "load_data", lambda config: mnist)
+    table = replace(CELLS, training=TableFlags(preset="paper", loss="sum"), seed=seeds)
+    return Cells(table.runs(), tmp_path)
+
+
+def test_measured_and_published_are_told_apart(monkeypatch, tmp_path, capsys):
+    """A difference is ours minus the paper's, in the files, on the terminal and in the picture."""
+    pictures = {}
+    monkeypatch.setattr(drawing, "save", lambda figure, file, caption: pictures.update(one=figure))
+    monkeypatch.setattr(console, "width", 80)
+    cells = paper_run(monkeypatch, tmp_path)
+    make(cells, NLLS, noise=0.0001)
+    rows, order = table1_results._write(cells, tmp_path, "x")
+    row = next(r for r in rows if (r["objective"], r["layers"], r["k"]) == ("iwae", 1, 50))
+    assert (row["source"], row["protocol"]) == ("files", "the paper's")
+    assert (row["published_nll"], row["published_active"]) == (84.78, "25")
+    assert row["difference"] == pytest.approx(row["nll"] - 84.78) and row["difference"] > 7
+    gain = next(o for o in order if o["ordering"] == "L=1, iwae: k=50 below k=5")
+    assert (gain["published_gain"], round(gain["gain"], 2)) == (0.76, 1.0)
+    text = (tmp_path / "table1.md").read_text()
+    shown = f"| 84.78 | {row['nll'] - 84.78:+.2f} | 20.5 | 25 |"
+    assert shown in text and "| 0.76 | +1.000 |" in text
+    table1_results._print(cells, rows, order)
+    printed = capsys.readouterr().out
+    assert f"{row['nll']:.2f}" in printed and f"{row['nll'] - 84.78:+.2f}" in printed
+    assert max(len(line) for line in printed.splitlines() if line[:1] in "┃│") <= 80
+    (axes, _) = pictures["one"].axes
+    handles, labels = axes.get_legend_handles_labels()
+    lines = dict(zip(labels, handles, strict=True))
+    k = [r["k"] for r in rows if (r["objective"], r["layers"]) == ("iwae", 1)]
+    published_nll = [published.TABLE_1["mnist", "iwae", 1, at].nll for at in k]
+    assert list(lines["iwae, published"].get_ydata()) == published_nll
+    measured = lines["iwae, measured"]
+    assert list(measured[0].get_ydata()) == pytest.approx([95.01, 93.01, 92.01], abs=1e-3)
+    bars = [float(np.ptp(ends[:, 1])) / 2 for ends in measured[2][0].get_segments()]
+    widths = [r["seeds_95"] for r in rows if (r["objective"], r["layers"]) == ("iwae", 1)]
+    assert bars == pytest.approx(widths)
+
+
+def test_an_ordering_is_decided_over_seeds_and_images(monkeypatch, tmp_path):
+    """Gains by seed of 0.1, 0.2 and 0.6 nats; by image they spread by 1 nat, and images by 5."""
+    cells = paper_run(monkeypatch, tmp_path, seeds=(0, 1, 2))
+    make(cells, {("vae", 1, 50): 94.0, ("iwae", 1, 50): 93.0})
+    rng, images = np.random.default_rng(1), 1000
+    base, by_image = rng.normal(-90, 5, images), rng.normal(0, 1, images)
+    by_image -= by_image.mean()
+    for seed, gain in enumerate((0.1, 0.2, 0.6)):
+        for objective, values in (("vae", base), ("iwae", base + by_image + gain)):
+            run = cells.runs["mnist", objective, 1, 50][seed]
+            np.save(cells.folder(run).path / "test_log_likelihood.npy", values - seed)
+    (found,) = table1_results.orderings(cells)
+    assert found["ordering"] == "L=1, k=50: iwae below vae" and found["gain"] == pytest.approx(0.3)
+    seeds = 4.30265 * np.std([0.1, 0.2, 0.6], ddof=1) / np.sqrt(3)
+    assert found["seeds_95"] == pytest.approx(seeds, rel=1e-4)
+    images_95 = 1.96 * by_image.std(ddof=1) / np.sqrt(images)
+    assert found["images_95"] == pytest.approx(images_95, rel=1e-6)
+    assert found["verdict"] == "undecided"  # over images alone it would hold
+    verdict = table1_results._verdict
+    assert verdict(0.50, 0.3, 0.4) == verdict(-0.50, 0.3, 0.4) == "undecided"
+    assert (verdict(0.51, 0.3, 0.4), verdict(-0.51, 0.3, 0.4)) == ("holds", "does not hold")
+
+
+def test_the_interval_of_a_mean_over_few_seeds():
+    """Half the width against scipy's interval; one value has none."""
+    values = [92.1, 92.4, 92.2]
+    low, high = stats.t.interval(0.95, 2, np.mean(values), stats.sem(values))
+    assert half_width(values) == pytest.approx((high - low) / 2)
+    assert half_width([92.1]) is None
+
+
+def test_a_change_of_table_2_is_paired_by_image(monkeypatch, capsys):
+    """After minus before: images spread by 5 nats, the changes of each image by 0.1."""
+    rng = np.random.default_rng(0)
+    before, change = rng.normal(-90, 5, 400), rng.normal(-0.5, 0.1, 400)
+    log_p = {"before": before, "after": before - change}
+    summaries = {
+        when: {"test_nll": -values.mean(), "active_units": [20], "passes": 3, "split_error": 0.25}
+        | dict.fromkeys(("monte_carlo_error", "effective_sample_size", "largest_weight"), 0.1)
+        | dict.fromkeys(("effective_sample_size_5", "pareto_k_high"), 0.1)
+        for when, values in log_p.items()
+    }
+    images = np.zeros((3, 1), np.uint8)
+    mnist = Dataset("mnist", "files", "files in x", images, images, images, (1, 1), 255.0)
+    gain = log_p["after"] - log_p["before"]
+    key = ("vae", 1, "iwae", 50)
+    row = table2_results._row(key, summaries["before"], summaries["after"], gain, mnist)
+    assert row["change"] == pytest.approx(change.mean())
+    assert row["change"] == pytest.approx(row["nll_after"] - row["nll_before"])
+    assert row["change_standard_error"] == pytest.approx(0.1 / 20, rel=0.1)
+    assert row["published"] == "86.76 (19) -> 84.88 (22)"
+    monkeypatch.setattr(console, "width", 80)
+    table2_results._print([row], "the paper's")
+    printed = capsys.readouterr().out
+    assert "error over images; one seed" in printed and f"{row['change']:+.3f} ± 0.005" in printed
+    lines = [line for line in printed.splitlines() if line[:1] in "┃│"]
+    assert len(lines) == 4 and max(map(len, lines)) <= 80  # a line for each row
 
 
 def test_the_command_is_without_this_machines_folders(monkeypatch):

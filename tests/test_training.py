@@ -22,6 +22,11 @@ def test_the_papers_rates_and_passes():
     np.testing.assert_allclose(
         training.stage_rates(first=2e-6, last=1e-7, total=2, count=2), [2e-6, 1e-7]
     )
+    # Another base: stage i takes 2^i passes.
+    assert [training.stage_passes(n, base=2) for n in range(5)] == [0, 1, 3, 7, 15]
+    doubling = training.stage_schedule(10, rates, base=2)
+    around = np.array([doubling(29), doubling(30)])
+    np.testing.assert_allclose(around, [7.2e-4, 5.2e-4], rtol=1e-6)
     with pytest.raises(ValueError, match="Expected count to be at most total = 8, got 9"):
         training.stage_rates(9)
 
@@ -73,11 +78,16 @@ def test_passes_are_shuffled_differently():
 
 def test_the_gradient_of_a_last_batch_is_its_own_mean():
     # weight * sum(x) has gradient mean(sum(x)): with sgd(1) the weight rises by each batch's mean.
-    images = np.full((7, 4), 255, np.uint8)
-    state, _ = iwae_jax.train_epoch(
-        tally_state(optax.sgd(1.0)), images, KEY, 3, batch_size=5, binarization="none"
+    images = np.zeros((7, 4), np.uint8)
+    images[:, 0] = [0, 1, 2, 4, 8, 16, 32]
+    state, bounds = iwae_jax.train_epoch(
+        tally_state(optax.sgd(1.0)), images, KEY, 3, batch_size=5, binarization="none", maximum=32
     )
-    np.testing.assert_allclose(state.params.generative, 1 + 2 * 4, rtol=1e-6)
+    # The first step starts from weight 1, so that its bound is the mean of five images.
+    first = float(bounds[0])
+    last = (63 / 32 - 5 * first) / 2
+    np.testing.assert_allclose(bounds[1], (1 + first) * last, rtol=1e-5)
+    np.testing.assert_allclose(state.params.generative, 1 + first + last, rtol=1e-5)
 
 
 def test_dynamic_and_fixed_binarization():

@@ -10,15 +10,16 @@ from experiments.shared.config import Config
 from experiments.shared.datasets import data_caption
 from experiments.shared.display import console, print_table, warn
 from experiments.shared.files import write_csv
+from experiments.shared.intervals import half_width
 from iwae_jax import objectives
 from iwae_jax.data import Dataset
 
 
 def comparison_rows(entries: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row for each entry: means over the seeds with standard errors; differences paired by seed."""
+    """A row for each entry: means over the seeds; differences from the first entry, paired by seed.
 
-    def error(values):
-        return float(np.std(values, ddof=1) / np.sqrt(len(values)))
+    ``nll_95`` and ``difference_95`` are half the widths of 95% t intervals over seeds.
+    """
 
     def times(text):  # without the first pass of a process, which compiles
         return {
@@ -42,9 +43,9 @@ def comparison_rows(entries: dict[str, Any], results: dict[str, Any]) -> list[di
                 "kind": objectives.kind(objective),
                 "gradient": str(gradient),
                 "nll": float(nll.mean()),
-                "nll_se": error(nll),
+                "nll_95": half_width(nll),
                 "difference": float(difference.mean()),
-                "difference_se": error(difference),
+                "difference_95": half_width(difference),
                 **{
                     name: float(np.mean([getattr(found, name) for found in likelihoods]))
                     for name in likelihoods[0]._fields
@@ -98,7 +99,7 @@ def write_comparison(
         f"L={config.network.depth}, trained with k={k}, {passes} passes, {seeds} seeds",
         f"curves on {'held-out' if len(data.validation) else 'test'} images",
         f"NLL = -L_{eval_k} on the test split, first {images:,} images",
-        "bars: one standard error over seeds",
+        "bars: 95% t interval over seeds",
     )
     figures.comparison(folder / "compare.png", results, rows, caption)
 
@@ -107,14 +108,25 @@ def write_comparison(
 
     print_table(
         f"{data.name} from {data.source} ({data.origin}), {passes} passes, k={k}, {seeds} seeds; "
-        f"NLL = -L_{eval_k}, nats",
-        ("entry", "NLL", "minus the first", "active", "ms per step", "time ratio", "MiB"),
+        f"NLL = -L_{eval_k} of the first {images:,} test images, nats; ± 95% t interval over seeds: "
+        "training, not images",
+        ("entry", "NLL", "minus the first", "active"),
         [
             (
                 f"{row['entry']} ({row['kind']})",
-                f"{row['nll']:.2f} ± {row['nll_se']:.2f}",
-                f"{row['difference']:+.2f} ± {row['difference_se']:.2f}",
+                f"{row['nll']:.2f} ± {row['nll_95']:.2f}",
+                "" if row is rows[0] else _difference(row),
                 "+".join(f"{v:.1f}" for v in row["active"]),
+            )
+            for row in rows
+        ],
+    )
+    print_table(
+        "cost of a step; the ratio is relative to the first entry",
+        ("entry", "ms per step", "time ratio", "MiB"),
+        [
+            (
+                row["entry"],
                 number(row["ms_per_step"], ".2f"),
                 number(row["time_ratio"], ".2f"),
                 number(row["memory_mib"], ".1f"),
@@ -138,12 +150,14 @@ def write_comparison(
 
 
 def verdict(row: dict[str, Any], baseline: str) -> str:
-    """One line that compares a row with the baseline."""
-    difference, error = row["difference"], row["difference_se"]
-    measured = f"({difference:+.2f} ± {error:.2f} nats)"
-    ratio = row["time_ratio"]
+    """One line that compares a row with the baseline, by the 95% t interval over seeds."""
+    difference, ratio = row["difference"], row["time_ratio"]
     cost = "" if ratio is None else f"; step time relative to it: {ratio:.2f}"
-    if abs(difference) <= error:
-        return f"{row['entry']}: NLL within one standard error of {baseline} {measured}{cost}"
-    word = "higher" if difference > 0 else "lower"
-    return f"{row['entry']}: NLL {word} than {baseline} by more than one standard error {measured}{cost}"
+    found = f"no difference from {baseline} seen"
+    if abs(difference) > row["difference_95"]:
+        found = f"{'higher' if difference > 0 else 'lower'} than {baseline}"
+    return f"{row['entry']}: NLL {found} ({_difference(row)} nats, 95% interval over seeds){cost}"
+
+
+def _difference(row: dict[str, Any]) -> str:
+    return f"{row['difference']:+.2f} ± {row['difference_95']:.2f}"

@@ -7,6 +7,7 @@ import numpy as np
 
 from experiments.shared import drawing
 from experiments.shared.display import kind_in_words
+from experiments.shared.intervals import half_width
 
 
 def comparison(
@@ -23,7 +24,8 @@ def comparison(
         if len(passes) == 1:  # points next to each other: there are no curves
             passes = [1 + 0.1 * (number - (len(rows) - 1) / 2)]
         curves = np.array([line["held_out_L_50"] for line in result["lines"]])
-        mean, error = curves.mean(axis=1), curves.std(axis=1, ddof=1) / np.sqrt(curves.shape[1])
+        mean = curves.mean(axis=1)
+        error = np.array([half_width(values) or 0.0 for values in curves])  # one seed: none
         label = f"{row['entry']} ({kind_in_words(row['kind'])})"
         axes.errorbar(
             passes, mean, error, fmt=".-", capsize=2, color=f"C{number}", label=label, linewidth=1,
@@ -42,7 +44,7 @@ def comparison(
     colours = [f"C{number}" for number in range(len(rows))]
     panels = bottom.subplots(1, 4, sharey=True)
     for row, place, colour in zip(rows, places, colours, strict=True):
-        panels[0].errorbar(row["nll"], place, xerr=row["nll_se"], fmt="o", color=colour, capsize=3)
+        panels[0].errorbar(row["nll"], place, xerr=row["nll_95"], fmt="o", color=colour, capsize=3)
     panels[0].set_xlabel("test NLL, nats")
     panels[1].barh(places, [sum(row["active"]) for row in rows], color=colours)
     panels[1].set_xlabel("active units")
@@ -136,7 +138,7 @@ def table_1(file: Path, rows: list[dict[str, Any]], caption: str) -> None:
             if not chosen:
                 continue
             k = [row["k"] for row in chosen]
-            errors = [row["standard_error"] or 0.0 for row in chosen]
+            errors = [row["seeds_95"] or 0.0 for row in chosen]
             axes.errorbar(
                 k, [row["nll"] for row in chosen], errors, fmt="o-", color=colour, capsize=3,
                 label=f"{objective}, measured",

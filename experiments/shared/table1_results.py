@@ -13,6 +13,7 @@ from experiments.shared.datasets import data_caption
 from experiments.shared.display import console, print_table, warn
 from experiments.shared.errors import DivergedError
 from experiments.shared.files import make_folder, write_atomically, write_csv
+from experiments.shared.intervals import half_width
 from experiments.shared.published import TABLE_1, published
 from experiments.shared.results import PRUNED_IMAGES
 from experiments.shared.runner import run_one
@@ -45,11 +46,11 @@ def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
 
 
 def table_rows(cells: Cells) -> list[dict[str, Any]]:
-    """A row for each cell that has a finished run.
+    """A row for each cell that has a finished run; unknown values are None.
 
-    ``standard_error`` is the root of the sum of two squares: the sampling error of the split (its images
-    and the draw of their pixels) and the error over seeds. With one seed, the Monte Carlo error, which is
-    a part of the error over seeds, replaces it. Unknown values are None.
+    ``monte_carlo_error`` and ``split_error`` are standard errors. ``seeds_95`` is half the width of the
+    95% t interval over seeds, which differ in their training, their pixels and their importance samples.
+    It is the error of the difference from the paper too: both NLLs refer to the same test images.
     """
     rows = []
     for cell, runs in cells.runs.items():
@@ -58,12 +59,6 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
             continue
         dataset, objective, layers, k = cell
         nll = np.array([summary["test_nll"] for summary in found])
-        count = len(nll)
-        seeds = float(nll.std(ddof=1) / np.sqrt(count)) if count > 1 else None
-        monte_carlo = _mean([s["monte_carlo_error"] for s in found])
-        monte_carlo = None if monte_carlo is None else float(monte_carlo / np.sqrt(count))
-        split = _mean([s["split_error"] for s in found])
-        error = _root(split, monte_carlo if seeds is None else seeds)
         paper = None if cells.embedded(dataset) else published(dataset, objective, layers, k)
         pruned = _mean([s["without_inactive"].get("nll_difference") for s in found])
         rows.append(
@@ -73,12 +68,11 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
                 "layers": layers,
                 "objective": objective,
                 "k": k,
-                "seeds": count,
+                "seeds": len(nll),
                 "nll": float(nll.mean()),
-                "standard_error": error,
-                "seed_error": seeds,
-                "monte_carlo_error": monte_carlo,
-                "split_error": split,
+                "monte_carlo_error": _error_of_mean([s["monte_carlo_error"] for s in found]),
+                "split_error": _mean([s["split_error"] for s in found]),
+                "seeds_95": half_width(nll),
                 "published_nll": paper.nll if paper else None,
                 "difference": float(nll.mean()) - paper.nll if paper else None,
                 "active": _mean_units([s["active_units"] for s in found]),
@@ -105,10 +99,10 @@ def _mean(values: list[float | None]) -> float | None:
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def _root(*errors: float | None) -> float | None:
-    """The root of the sum of squares; None if any value is None."""
+def _error_of_mean(errors: list[float | None]) -> float | None:
+    """The standard error of the mean of independent values; None if an error is None."""
     known = [error for error in errors if error is not None]
-    return float(np.sqrt(sum(error**2 for error in known))) if len(known) == len(errors) else None
+    return float(np.linalg.norm(known) / len(known)) if len(known) == len(errors) else None
 
 
 def _mean_units(counts: list[list[int]]) -> str:
@@ -130,8 +124,9 @@ def protocol(cells: Cells, dataset: str) -> str:
 def orderings(cells: Cells) -> list[dict[str, Any]]:
     """The paper's orderings of NLLs, and the measured gain of each, paired by image and seed.
 
-    The standard error is that of a mean over images. With several seeds, the square of the error over
-    seeds is added. An ordering is decided if the gain is larger than two standard errors.
+    ``images_95`` is 1.96 standard errors over images, ``seeds_95`` half the width of the 95% t interval
+    over seeds. The root of the sum of their squares decides about an ordering. With one seed, the error
+    over seeds is not known, and neither is the verdict.
     """
     found = []
     for (dataset, claim), (better, worse) in _claims(cells).items():
@@ -145,13 +140,8 @@ def orderings(cells: Cells) -> list[dict[str, Any]]:
             continue  # the paper lacks this ordering, or a cell has no finished run
         gains = np.array([cells.log_p(a) - cells.log_p(b) for a, b in pairs])
         by_image, by_seed = gains.mean(axis=0), gains.mean(axis=1)
-        error = by_image.std(ddof=1) / np.sqrt(len(by_image))
-        if len(pairs) > 1:
-            error = np.hypot(error, by_seed.std(ddof=1) / np.sqrt(len(pairs)))
-        gain = float(gains.mean())
-        verdict = "undecided"
-        if abs(gain) > 2 * error:
-            verdict = "holds" if gain > 0 else "does not hold yet"
+        images = float(1.96 * by_image.std(ddof=1) / np.sqrt(len(by_image)))
+        seeds, gain = half_width(by_seed), float(gains.mean())
         found.append(
             {
                 "dataset": dataset,
@@ -159,13 +149,22 @@ def orderings(cells: Cells) -> list[dict[str, Any]]:
                 "ordering": claim,
                 "published_gain": None if cells.embedded(dataset) else round(paper, 2),
                 "gain": gain,
-                "standard_error": float(error),
+                "images_95": images,
+                "seeds_95": seeds,
                 "seeds": len(pairs),
-                "verdict": verdict,
+                "verdict": _verdict(gain, images, seeds),
                 "protocol": protocol(cells, dataset),
             }
         )
     return found
+
+
+def _verdict(gain: float, images: float, seeds: float | None) -> str:
+    if seeds is None:
+        return "one seed: not known"
+    if abs(gain) <= np.hypot(images, seeds):
+        return "undecided"
+    return "holds" if gain > 0 else "does not hold"
 
 
 def _claims(cells: Cells) -> dict[tuple[str, str], tuple[Cell, Cell]]:
@@ -198,7 +197,11 @@ def _write(
     if rows:
         captions = [
             data_caption(
-                cells.first(name), data, "test split, k on the axis", protocol(cells, name)
+                cells.first(name),
+                data,
+                "test split, k on the axis",
+                "bars: 95% t interval over seeds (one seed: not known)",
+                protocol(cells, name),
             )
             for name, data in cells.data.items()
         ]
@@ -213,31 +216,33 @@ def _markdown(
     for dataset, data in cells.data.items():
         lines += [f"**{dataset}** from {data.source}. Protocol: {protocol(cells, dataset)}.", ""]
     lines += [
-        "NLL in nats. The standard error (±) contains the sampling error of the test split (its images and "
-        "the draw of their pixels) and the error over seeds. With one seed it contains only the error of the "
-        "importance samples in place of the error over seeds. The difference has the same standard error; "
-        "that of the published value is unknown. Units: active units, the layer next to x first. Pruned: NLL "
-        f"without the inactive units, minus NLL with them, on the first {PRUNED_IMAGES:,} images. ESS: "
-        "effective sample size, mean and 5th percentile. Pareto: share of images whose Pareto's k is above "
-        "0.7.",
+        "NLL in nats. ± samples: standard error over importance samples (Monte Carlo); it excludes the bias "
+        "of L_k. ± split: standard error over test images and the draw of their pixels. ± seeds: half the "
+        "width of the 95% t interval over seeds, which differ in training, pixels and importance samples; "
+        "not known with one seed. The difference from the paper has the error ± seeds, not ± split: both "
+        "NLLs refer to the same test images, unless the protocol names others. The error of the published "
+        "value is not known. Units: active units, the layer next to x first. Pruned: NLL without the "
+        f"inactive units, minus NLL with them, on the first {PRUNED_IMAGES:,} images. ESS: effective sample "
+        "size, mean and 5th percentile. Pareto: share of images whose Pareto's k is above 0.7.",
         "",
-        "| data | L | objective | k | seeds | NLL | published | difference | units | published | "
-        "pruned | ESS | Pareto |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|---|",
+        "| data | L | objective | k | seeds | NLL | ± samples | ± split | ± seeds | published | difference "
+        "| units | published | pruned | ESS | Pareto |",
+        f"|{'---|' * 16}",
     ]
     for row in rows:
-        error = _plus_minus(row["standard_error"])
-        pareto = row["pareto_k_high"]
         cells_of_row = (
             row["dataset"], row["layers"], row["objective"], row["k"], row["seeds"],
-            f"{row['nll']:.2f}{error}",
-            "" if row["published_nll"] is None else f"{row['published_nll']:.2f}",
-            "" if row["difference"] is None else f"{row['difference']:+.2f}{error}",
+            f"{row['nll']:.2f}",
+            _known(row["monte_carlo_error"], ".3f"),
+            _known(row["split_error"], ".2f"),
+            _known(row["seeds_95"], ".2f"),
+            _shown(row["published_nll"], ".2f"),
+            _shown(row["difference"], "+.2f"),
             row["active"],
             row["published_active"] or "",
-            _signed(row["nll_without_inactive_less_nll"]),
+            _shown(row["nll_without_inactive_less_nll"], "+.3f"),
             f"{row['effective_sample_size']:.1f}; {row['effective_sample_size_5']:.1f}",
-            "" if pareto is None else f"{pareto:.1%}",
+            _shown(row["pareto_k_high"], ".1%"),
         )  # fmt: skip
         lines.append(f"| {' | '.join(map(str, cells_of_row))} |")
     if order:
@@ -245,14 +250,17 @@ def _markdown(
             "",
             "## The paper's orderings",
             "",
-            "Gain of the cell named first, in nats, paired by image and seed. With one seed the error is that "
-            "over images alone: another training run may differ by more.",
+            "Gain of the cell named first, in nats, paired by image and seed. ± images: 1.96 standard errors "
+            "over images. ± seeds: half the width of the 95% t interval over seeds. An ordering holds, or "
+            "does not hold, if the gain is larger than the root of the sum of both squares. With one seed "
+            "the verdict is not known: another training run may differ by more than the images.",
             "",
-            "| data | ordering | published gain | measured gain | verdict |",
-            "|---|---|---|---|---|",
+            "| data | ordering | published gain | gain | ± images | ± seeds | seeds | verdict |",
+            f"|{'---|' * 8}",
             *(
-                f"| {o['dataset']} | {o['ordering']} | {_two(o['published_gain'])} | "
-                f"{o['gain']:+.3f} ± {o['standard_error']:.3f} | {o['verdict']} |"
+                f"| {o['dataset']} | {o['ordering']} | {_shown(o['published_gain'], '.2f')} | "
+                f"{o['gain']:+.3f} | {o['images_95']:.3f} | {_known(o['seeds_95'], '.3f')} | {o['seeds']} "
+                f"| {o['verdict']} |"
                 for o in order
             ),
         ]
@@ -262,16 +270,12 @@ def _markdown(
     return "\n".join([*lines, "", f"Made with `{command}` ({versions}).", ""])
 
 
-def _signed(value: float | None) -> str:
-    return "" if value is None else f"{value:+.3f}"
+def _shown(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
 
 
-def _two(value: float | None) -> str:
-    return "" if value is None else f"{value:.2f}"
-
-
-def _plus_minus(error: float | None) -> str:
-    return "" if error is None else f" ± {error:.2f}"
+def _known(error: float | None, form: str) -> str:
+    return "not known" if error is None else format(error, form)
 
 
 def _warnings(cells: Cells) -> list[str]:
@@ -293,14 +297,15 @@ def _print(cells: Cells, rows: list[dict[str, Any]], order: list[dict[str, Any]]
     for line in _warnings(cells):
         warn(line)
     print_table(
-        "NLL in nats, measured and published; active units",
-        ("cell", "measured", "published", "difference", "units", "published"),
+        "NLL in nats and active units, measured and published; ± seeds: 95% t interval",
+        ("cell", "NLL", "± seeds", "paper", "difference", "units", "paper"),
         [
             (
                 f"{r['dataset']} L={r['layers']} {r['objective']} k={r['k']}",
-                f"{r['nll']:.2f}{_plus_minus(r['standard_error'])}",
-                "" if r["published_nll"] is None else f"{r['published_nll']:.2f}",
-                "" if r["difference"] is None else f"{r['difference']:+.2f}",
+                f"{r['nll']:.2f}",
+                _known(r["seeds_95"], ".2f"),
+                _shown(r["published_nll"], ".2f"),
+                _shown(r["difference"], "+.2f"),
                 r["active"],
                 r["published_active"] or "",
             )
@@ -308,13 +313,14 @@ def _print(cells: Cells, rows: list[dict[str, Any]], order: list[dict[str, Any]]
         ],
     )
     print_table(
-        "the paper's orderings: gains in nats",
-        ("ordering", "published", "measured", "verdict"),
+        "the paper's orderings: gains in nats; ± seeds: 95% t interval",
+        ("ordering", "paper", "gain", "± seeds", "verdict"),
         [
             (
                 f"{o['dataset']} {o['ordering']}",
-                _two(o["published_gain"]),
-                f"{o['gain']:+.3f} ± {o['standard_error']:.3f}",
+                _shown(o["published_gain"], ".2f"),
+                f"{o['gain']:+.3f}",
+                _known(o["seeds_95"], ".3f"),
                 o["verdict"],
             )
             for o in order

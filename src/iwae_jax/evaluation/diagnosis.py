@@ -110,13 +110,13 @@ def diagnose(log_w: ArrayLike) -> Diagnosis:
 
 def _pareto_k(rows: np.ndarray) -> np.ndarray:
     """Pareto's k of each row of log-weights."""
-    from arviz_stats.base.array import array_stats
-
     count, k = rows.shape
     found = np.full(count, np.nan)
     tail = int(min(k / 5, 3 * np.sqrt(k)))
     if tail < 5:
         return found
+    from arviz_stats.base.array import array_stats
+
     for i, row in enumerate(rows):
         ordered = np.sort(row)
         low, high = ordered[-1 - tail], ordered[-1]

@@ -1,0 +1,18 @@
+"""Intervals of means over few seeds."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def half_width(values: Sequence[float] | np.ndarray) -> float | None:
+    """Half the width of the 95% t interval of a mean; None for fewer than two values.
+
+    With three values it is 4.3 standard errors, not 1.96: few values determine their spread badly.
+    """
+    from scipy.stats import t
+
+    count = len(values)
+    if count < 2:
+        return None
+    return float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
