@@ -1,6 +1,10 @@
 """Binarization: draw each pixel from its intensity."""
 
+import math
+from typing import Any
+
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -9,19 +13,23 @@ from iwae_jax.typing import Array, ArrayLike, Float, Key
 
 
 def binarize(
-    images: ArrayLike, key: Key[Array, ""], maximum: float | None = None
+    images: ArrayLike | list, key: Key[Array, ""], maximum: float | None = None
 ) -> Float[Array, "n *data"]:
     """Draw each pixel as one with probability image / maximum.
 
     The key of datum n is ``fold_in(key, n)``, so the draw of a datum does not depend on the other data.
 
     Args:
-      images: intensities in [0, maximum].
+      images: intensities in [0, maximum], [n, *data]. Inside ``jit``, where values are not known, an
+        intensity out of range becomes NaN.
       key: a typed JAX key.
       maximum: the intensity that means a probability of one. Default: 255 for uint8, else 1.
 
     Returns:
       Zeros and ones, float.
+
+    Raises:
+      ValueError: if an intensity or the maximum is out of range, or if images or key have another type.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -29,8 +37,51 @@ def binarize(
       >>> print(data.binarize(jnp.array([[0, 255]], jnp.uint8), jax.random.key(0)))
       [[0. 1.]]
     """
+    images = images if isinstance(images, jax.Array) else _as_numbers(images)
+    largest = _check_maximum(default_maximum(images) if maximum is None else maximum)
+    _check_images(images, largest)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(check_key(key), jnp.arange(len(images)))
-    return draw_pixels(images, keys, default_maximum(images) if maximum is None else maximum)
+    return draw_pixels(images, keys, largest)
+
+
+def _as_numbers(images: Any) -> np.ndarray:
+    if isinstance(images, np.ma.MaskedArray):
+        raise ValueError("Expected images to be an array without a mask, got a masked array.")
+    try:
+        return np.asarray(images)
+    except ValueError as error:  # lists of several lengths
+        raise ValueError(f"Expected images to be an array of numbers, got: {error}") from None
+
+
+def _check_maximum(maximum: Any) -> Any:
+    if isinstance(maximum, jax.core.Tracer):
+        return maximum
+    try:
+        number = math.nan if isinstance(maximum, (bool, str, bytes)) else float(maximum)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise ValueError(f"Expected maximum to be a positive, finite number, got {maximum!r}.")
+    return number
+
+
+def _check_images(images: Any, maximum: Any) -> None:
+    dtype = images.dtype
+    kinds = (jnp.bool_, jnp.integer, jnp.floating)
+    if not images.ndim or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
+        raise ValueError(
+            "Expected images to be bool, integer or float of shape [n, *data], got "
+            f"{dtype} of shape {images.shape}."
+        )
+    traced = isinstance(images, jax.core.Tracer) or isinstance(maximum, jax.core.Tracer)
+    if traced or not getattr(images, "is_fully_addressable", True):
+        return
+    values = np.asarray(images)
+    if values.size and not 0 <= values.min() <= values.max() <= maximum:  # NaN fails too
+        raise ValueError(
+            f"Expected images in [0, {maximum:g}], got {dtype} values from {values.min()} to "
+            f"{values.max()}; maximum is the intensity that means a probability of one."
+        )
 
 
 def default_maximum(images: ArrayLike) -> float:
