@@ -16,7 +16,7 @@ import pytest
 
 from experiments.shared import command, parsing, runner
 from experiments.shared.bound import Parameters
-from experiments.shared.config import Config, UsageError, parse
+from experiments.shared.config import INCIDENTAL, Config, UsageError, parse
 from experiments.shared.folders import RunFolder
 from experiments.shared.network import default_sizes
 from iwae_jax import ModelConfig, gradients, models, objectives
@@ -147,7 +147,7 @@ def test_layers_and_sizes(words, latent, hidden, name):
     (run,) = parsed.runs()
     model = run.model(64)
     assert (model.data_shape, model.latent_sizes, model.hidden_sizes) == ((64,), latent, hidden)
-    assert run.name == f"iwae-{name}-k50-seed0"
+    assert run.former_name == f"iwae-{name}-k50-seed0"
     assert run.network.is_papers == (name in ("L1", "L2"))
     saved = json.loads(json.dumps(run.to_json()))
     assert saved["layers"] == len(latent)
@@ -212,13 +212,20 @@ OLD_WORDS += "--layers 2 --objective renyi --alpha 0.5 --gradient dreg"
 def test_a_run_of_an_older_version_is_the_same_run(tmp_path):
     old = Config.from_json(json.loads(OLD))
     (same,) = typed(OLD_WORDS).runs()
-    assert old.name == same.name == "renyi-alpha0.5-L2-k2-dreg-seed0"
+    assert old.former_name == same.former_name == "renyi-alpha0.5-L2-k2-dreg-seed0"
+    assert old.name == same.name == f"{old.former_name}-passes2-batch_size100"
     assert old.model(64) == ModelConfig.two_layer((64,))
-    folder = RunFolder(tmp_path)
-    (tmp_path / "config.json").write_text(OLD)
-    facts = {"source": "embedded"}
+    path = tmp_path / "mnist" / old.former_name
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(OLD)
+    folder = RunFolder.of(tmp_path, "mnist", same)
+    assert folder.path == path  # not that of its name, which is new
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
     folder.write("data.json", facts)
     folder.check(same, facts)
+    for words in ("--passes 3", "--first-rate 0.1", "--dataset mnist"):
+        (another,) = typed(f"{OLD_WORDS} {words}").runs()
+        assert RunFolder.of(tmp_path, "mnist", another).path != path
     (other,) = typed(f"{OLD_WORDS} --latent-sizes 9 4").runs()
     message = r"latent_sizes is \(\) there and \(9, 4\) here"
     with pytest.raises(UsageError, match=message):
@@ -230,8 +237,39 @@ def test_a_run_of_an_older_version_is_the_same_run(tmp_path):
 def test_lists_in_a_config_are_no_difference(tmp_path):
     (run,) = typed("--objective tvo --partitions 0 0.5 1 --hidden-sizes 9,8").runs()
     folder = RunFolder(tmp_path)
-    folder.open(run.replace(data_source="embedded"), {})
-    folder.check(run, {})
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
+    folder.open(run.replace(data_source="embedded"), facts)
+    folder.check(run, facts)
+
+
+OTHERS = {
+    "k": 3, "layers": 2, "objective": "vae", "gradient": "dreg", "p_gradient": "gdreg",
+    "resampled": 2, "parameters": Parameters(alpha=0.3), "seed": 1, "after": "there",
+    "latent_sizes": (7,), "hidden_sizes": ((7,),), "dataset": "digits", "network": "wide",
+    "likelihood": "normal", "prior": "other", "posterior": "other",
+}  # fmt: skip
+
+
+def test_two_configs_never_share_a_folder():
+    """Each flag that changes the result is in the path, but those of the evaluation, which can be repeated."""
+    base = Config.of(objective="renyi")
+    first = RunFolder.of("runs", "mnist", base)
+    assert RunFolder.of("runs", "mnist", Config()).path == Path("runs/mnist/iwae-L1-k50-seed0")
+    for name, value in base.flat().items():
+        if name in (*INCIDENTAL, "eval_k", "eval_images") and name != "after":
+            continue
+        other = OTHERS.get(name, 7 if value is None else "other" if value in texts(name) else 7)
+        changed = RunFolder.of("runs", "mnist", base.replace(**{name: other}))
+        assert changed.path != first.path, name
+        assert changed.path.parent == first.path.parent
+    long = Config.of(layers=100, latent_sizes=(9,) * 100, hidden_sizes=((9,),) * 100)
+    longer = [RunFolder.of("runs", "mnist", long.replace(batch_size=n)).path for n in (7, 8)]
+    assert longer[0] != longer[1] and len(longer[0].name) < 220
+
+
+def texts(name):
+    value = Config().flat()[name]
+    return (value,) if isinstance(value, str) else ()
 
 
 @pytest.mark.parametrize(
@@ -350,7 +388,8 @@ def test_what_is_registered_in_a_line_runs_on_the_command_line(monkeypatch, caps
     printed = capsys.readouterr()
     assert stop.value.code == 0, printed.err
     (folder,) = (path for path in (tmp_path / "mnist").iterdir() if path.is_dir())
-    assert folder.name == "mean-L1-z3-h9-likelihood_flipped-prior_shifted-k2-halved-seed0"
+    name = "mean-L1-z3-h9-likelihood_flipped-prior_shifted-k2-halved-seed0"
+    assert folder.name == f"{name}-passes1-batch_size200-digits"
     summary = RunFolder(folder).read("summary.json")
     assert summary is not None
     assert (summary["gradient"], summary["objective"]) == ("halved", "Mean()")

@@ -141,6 +141,7 @@ SHARED_RANKS = {
     "linear_gaussian": 0,
     "checks": 1,
     "files": 1,
+    "saved": 1,
     "parsing": 2,
     "drawing": 2,
     "flags": 3,

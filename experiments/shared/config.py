@@ -1,10 +1,11 @@
 """The configuration of a run: defaults, command line and saved ``config.json`` in one."""
 
 import dataclasses
+import hashlib
 import itertools
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 
@@ -14,6 +15,7 @@ from experiments.shared.errors import UsageError
 from experiments.shared.flags import SWITCH, DataFlags, Images, optional
 from experiments.shared.network import NetworkFlags
 from experiments.shared.parsing import parse
+from experiments.shared.saved import check_values
 from experiments.shared.schedule import ScheduleFlags
 from iwae_jax import ModelConfig, gradients
 from iwae_jax.gradients import Estimator
@@ -34,6 +36,14 @@ INCIDENTAL = (
     "after",  # data.json identifies that run
 )
 """Fields that do not change the result: a run resumes whatever their values."""
+
+ADDED = (
+    *("gradient", "parameters", "p_gradient", "resampled", "after", "adam_beta1", "adam_beta2"),
+    *("latent_sizes", "hidden_sizes", "likelihood", "prior", "posterior", "network"),
+)
+"""Fields that the first version lacked: they may be missing in a config.json. All others may not."""
+
+_LONGEST = 200  # characters of a name; file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -157,7 +167,21 @@ class Config:
 
     @property
     def name(self) -> str:
-        """The name of a run's folder."""
+        """The name of a run: the values that matter most, then all others that are not the default."""
+        parts = [self.former_name]
+        defaults, values = Config().flat(), self.flat()
+        for name in ("binarization", *(each.name for each in fields(ScheduleFlags)), "precision"):
+            value = values[name]
+            if value != defaults[name]:
+                parts.append(f"{name}_{value}" if isinstance(value, str) else f"{name}{value}")
+        name = "-".join(parts)
+        if len(name) > _LONGEST:
+            name = f"{name[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return name
+
+    @property
+    def former_name(self) -> str:
+        """The name that the run had in earlier versions, in which runs of several schedules shared it."""
         parts = [self.bound.name, self.network.name, f"k{self.bound.k[0]}"]
         if self.gradient_estimator != gradients.DEFAULT:
             parts.append(str(self.gradient_estimator))
@@ -184,11 +208,16 @@ class Config:
         """The content of a run's config.json: flat, one value for each flag."""
         values = self.flat() | {"layers": (self.network.depth,)} | self.network.other_sizes()
         values |= {name: values[name][0] for name in SWEPT}
-        return values | {"parameters": self.bound.given()}
+        return values | {"parameters": self.bound.taken()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Config":
-        """The config of a run from its config.json; missing names have their defaults."""
+        """The config of a run from its config.json; the names in `ADDED` have defaults.
+
+        Raises:
+          UsageError: if a name is missing or not known, or a value has another type or is out of range.
+        """
+        check_saved("config.json", values)
         if "theta_gradient" in values:  # of an earlier version
             values = dict(values)
             p = route_of_theta(values.pop("theta_gradient"), values.get("gradient", ""))
@@ -196,7 +225,13 @@ class Config:
         unknown = sorted(set(values) - set(_GROUPS))
         if unknown:
             raise UsageError(f"Expected a config of this version, got unknown {unknown}.")
-        return cls.of(**values)
+        config = cls.of(**values)
+        try:
+            for group in (config.network, config.bound, config.schedule, config.evaluation):
+                group.check()
+        except UsageError as error:
+            raise UsageError(f"config.json holds an invalid value: {error}") from error
+        return config
 
 
 _GROUPS = {
@@ -205,6 +240,26 @@ _GROUPS = {
     for flag in fields(getattr(Config(), group.name))
 }
 """The group of each flag."""
+
+
+def _kinds() -> dict[str, Any]:
+    """The type of each value of a config.json."""
+    kinds: dict[str, Any] = {"theta_gradient": str | None}  # of an earlier version
+    for group in fields(Config):
+        kinds |= get_type_hints(type(getattr(Config(), group.name)))
+    kinds |= {name: get_args(kinds[name])[0] for name in SWEPT}
+    return kinds | {"parameters": dict}
+
+
+def check_saved(file: Any, values: Any) -> None:
+    """Raise a `UsageError` if the content of a config.json lacks a value or holds one of another type."""
+    required = set(_GROUPS) - set(ADDED) - set(INCIDENTAL)
+    check_values(file, values, _kinds(), sorted(required))
+    parameters = values.get("parameters", {})
+    check_values(f"parameters in {file}", parameters, get_type_hints(Parameters))
+    unknown = sorted(set(parameters) - {each.name for each in fields(Parameters)})
+    if unknown:
+        raise UsageError(f"Expected parameters in {file} to be known, got {unknown}.")
 
 
 def _as_held(name: str, value: Any) -> Any:
