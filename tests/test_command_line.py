@@ -16,6 +16,7 @@ import pytest
 
 from experiments.shared import command, parsing, runner
 from experiments.shared.bound import Parameters
+from experiments.shared.checks import in_flags
 from experiments.shared.config import INCIDENTAL, Config, UsageError, parse
 from experiments.shared.folders import RunFolder
 from experiments.shared.network import default_sizes
@@ -95,6 +96,8 @@ def test_the_flags_and_their_groups(capsys):
         ("--alphas 3", "Unknown flag --alphas: did you mean --alpha?"),
         ("--colour red", "Unknown flag --colour: --help lists the flags."),
         ("--overwrite yes", "Expected no further argument, got 'yes'."),
+        ("--out-dir=", "Expected --out-dir to be a text that is not empty, got ''."),
+        ("--data-dir=", "Expected --data-dir to be a text that is not empty, got ''."),
     ],
 )
 def test_a_bad_command_line_is_one_sentence(capsys, words, message):
@@ -183,7 +186,7 @@ def test_default_networks():
         ("--hidden-sizes 3,0", "Expected --hidden-sizes to be at least 1"),
         ("--layers 0", "Expected --layers to be at least 1, got 0."),
         ("--layers 101", "Expected --layers to be at most 100, got 101."),
-        ("--likelihood magic", "Expected likelihood to be"),
+        ("--likelihood magic", "Expected --likelihood to be"),
         ("--objective vae --analytic-kl --layers 3", "Expected --analytic-kl with --layers 1"),
     ],
 )
@@ -191,6 +194,82 @@ def test_networks_that_contradict_themselves(words, message):
     with pytest.raises(UsageError) as error:
         typed(words).check()
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--objective miwae --m 3 --k 4", "Expected --m to divide --k, got --m = 3 and --k = 4."),
+        ("--objective cubo --n 1", "Expected --n to be a number in"),
+        (
+            "--objective jackknife --order 9 --k 4",
+            "Expected --order to be under --k, got --order = 9",
+        ),
+        ("--objective tvo --partitions 1 0", "Expected --partitions to rise from 0 to 1"),
+        (
+            "--p-gradient dreg",
+            "Expected --p-gradient to be an estimator with a route through log p",
+        ),
+        ("--gradient magic", "Expected --gradient to be one of reparam"),
+        ("--p-gradient magic", "Expected --p-gradient to be one of reparam"),
+        ("--objective renyi --gradient rws", "Expected --gradient 'rws' to be defined for Renyi"),
+        ("--network magic", "Expected --network to be one of mlp, got 'magic'."),
+        ("--stage-base 2000000000 --total-stages 2000000000", "Expected --stage-base to the power"),
+        ("--stage-base 1 --total-stages 2000000000", "Expected --total-stages to be at most 1000"),
+        ("--stages 9", "Expected --stages to be at most --total-stages, 8, got 9."),
+        ("--seed -1", "Expected --seed in [0, 2**32), got -1."),
+        ("--seed 99999999999999", "Expected --seed in [0, 2**32)"),
+        (
+            "--prior shifted --gradient gdreg",
+            "Expected a model with prior_moments for --gradient 'gd",
+        ),
+    ],
+)
+def test_what_the_library_refuses_is_named_as_it_was_typed(monkeypatch, words, message):
+    """All of these are refused before the data are loaded, and before there is a folder."""
+    monkeypatch.setitem(models.PRIORS, "shifted", lambda config: Shifted(config.latent_sizes[0]))
+    with pytest.raises(UsageError) as error:
+        typed(words).check()
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "Expected data_dir to be a folder, got 'a'.",
+            "Expected --data-dir to be a folder, got 'a'.",
+        ),
+        ("Neither data_dir nor X names a folder.", "Neither --data-dir nor X names a folder."),
+        ("a folder of files with data_dir instead.", "a folder of files with --data-dir instead."),
+        ("Expected source 'auto' for digits.", "Expected --data-source 'auto' for digits."),
+        ("/the/data_dir/x has no file of mnist.", "/the/data_dir/x has no file of mnist."),
+        (
+            "Expected /a/data_dir to be it, got 'source'.",
+            "Expected /a/data_dir to be it, got 'source'.",
+        ),
+    ],
+)
+def test_the_librarys_arguments_become_flags(message, expected):
+    assert in_flags(message, ["data_dir"], {"source": "--data-source"}) == expected
+
+
+def test_help_reads_well(capsys):
+    """Each objective's parameter says what it means, and a paragraph is filled."""
+    with pytest.raises(SystemExit):
+        parse(
+            Config,
+            "test",
+            "A text\nof two lines,\n(in brackets).\n\n    as it is",
+            Config(),
+            ["-h"],
+        )
+    printed = capsys.readouterr().out
+    assert printed.startswith("A text of two lines, (in brackets).\n\n    as it is\n\nusage: test")
+    assert "For the objective" not in printed and "{None}" not in printed
+    assert re.search(r"--m INT +miwae and piwae: the number of groups; it must", printed)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert len(printed.splitlines()) <= 125
 
 
 OLD = """{
@@ -409,5 +488,5 @@ def test_a_likelihood_of_real_numbers_takes_the_intensities():
     with pytest.raises(UsageError, match=message):
         typed("--likelihood normal").check()
     typed("--likelihood normal --binarization none").check()
-    with pytest.raises(UsageError, match="Expected likelihood to be one of bernoulli, normal"):
+    with pytest.raises(UsageError, match="Expected --likelihood to be one of bernoulli, normal"):
         typed("--likelihood magic").check()

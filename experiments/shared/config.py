@@ -7,12 +7,10 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
-import tyro
-
 from experiments.shared.bound import BoundFlags, Parameters, route_of_theta
-from experiments.shared.checks import check_given, check_least, check_seeds
+from experiments.shared.checks import check_given, check_least, check_seeds, in_flags
 from experiments.shared.errors import UsageError
-from experiments.shared.flags import SWITCH, DataFlags, Images, optional
+from experiments.shared.flags import SWITCH, DataFlags, Images, group, optional
 from experiments.shared.network import NetworkFlags
 from experiments.shared.parsing import parse
 from experiments.shared.saved import check_values
@@ -107,16 +105,14 @@ class Config:
     combination of them is a run. The config of a run has one value for each.
     """
 
-    network: Annotated[NetworkFlags, tyro.conf.arg(name="model")] = field(
-        default_factory=NetworkFlags
-    )
-    bound: Annotated[BoundFlags, tyro.conf.arg(name="objective and gradient")] = field(
+    network: Annotated[NetworkFlags, group("model")] = field(default_factory=NetworkFlags)
+    bound: Annotated[BoundFlags, group("objective and gradient")] = field(
         default_factory=BoundFlags
     )
-    data: RunDataFlags = field(default_factory=RunDataFlags)
-    schedule: ScheduleFlags = field(default_factory=ScheduleFlags)
-    evaluation: EvaluationFlags = field(default_factory=EvaluationFlags)
-    run: RunFlags = field(default_factory=RunFlags)
+    data: Annotated[RunDataFlags, group()] = field(default_factory=RunDataFlags)
+    schedule: Annotated[ScheduleFlags, group()] = field(default_factory=ScheduleFlags)
+    evaluation: Annotated[EvaluationFlags, group()] = field(default_factory=EvaluationFlags)
+    run: Annotated[RunFlags, group()] = field(default_factory=RunFlags)
 
     @classmethod
     def of(cls, **values: Any) -> "Config":
@@ -129,19 +125,19 @@ class Config:
         for name, value in values.items():
             groups.setdefault(_GROUPS[name], {})[name] = _as_held(name, value)
         changed = {
-            group: dataclasses.replace(getattr(self, group), **members)
-            for group, members in groups.items()
+            name: dataclasses.replace(getattr(self, name), **members)
+            for name, members in groups.items()
         }
         return dataclasses.replace(self, **changed)
 
     def flat(self) -> dict[str, Any]:
         """The values of all flags, by name."""
-        return {name: getattr(getattr(self, group), name) for name, group in _GROUPS.items()}
+        return {name: getattr(getattr(self, where), name) for name, where in _GROUPS.items()}
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
-        for group in fields(self):
-            getattr(self, group.name).check()
+        for each in fields(self):
+            getattr(self, each.name).check()
         if self.bound.parameters.analytic_kl and max(self.network.numbers_of_layers) > 1:
             raise UsageError("Expected --analytic-kl with --layers 1, got more layers.")
         try:
@@ -152,9 +148,15 @@ class Config:
                         f"Expected --binarization=none with --likelihood={run.network.likelihood}, whose "
                         f"data are in {model.data_range}, got {self.data.binarization}."
                     )
-                gradients.check_pair(run.objective_function, run.gradient_estimator, run.bound.k[0])
+                gradients.check_pair(
+                    run.objective_function, run.gradient_estimator, run.bound.k[0], model
+                )
         except ValueError as error:
-            raise UsageError(str(error)) from error
+            names = [*_GROUPS, *(each.name for each in fields(Parameters))]
+            routes = {"p": "--p-gradient", "zq": "--gradient"}
+            message = in_flags(str(error), names, routes)
+            message = message.replace("gradients.ByRoute takes", "--p-gradient=reparam takes")
+            raise UsageError(message) from error
 
     def runs(self) -> list["Config"]:
         """One config for each combination of the swept values."""
@@ -227,17 +229,15 @@ class Config:
             raise UsageError(f"Expected a config of this version, got unknown {unknown}.")
         config = cls.of(**values)
         try:
-            for group in (config.network, config.bound, config.schedule, config.evaluation):
-                group.check()
+            for flags in (config.network, config.bound, config.schedule, config.evaluation):
+                flags.check()
         except UsageError as error:
             raise UsageError(f"config.json holds an invalid value: {error}") from error
         return config
 
 
 _GROUPS = {
-    flag.name: group.name
-    for group in fields(Config)
-    for flag in fields(getattr(Config(), group.name))
+    flag.name: each.name for each in fields(Config) for flag in fields(getattr(Config(), each.name))
 }
 """The group of each flag."""
 
@@ -245,8 +245,8 @@ _GROUPS = {
 def _kinds() -> dict[str, Any]:
     """The type of each value of a config.json."""
     kinds: dict[str, Any] = {"theta_gradient": str | None}  # of an earlier version
-    for group in fields(Config):
-        kinds |= get_type_hints(type(getattr(Config(), group.name)))
+    for each in fields(Config):
+        kinds |= get_type_hints(type(getattr(Config(), each.name)))
     kinds |= {name: get_args(kinds[name])[0] for name in SWEPT}
     return kinds | {"parameters": dict}
 

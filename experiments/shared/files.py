@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,12 @@ def writing_to(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(f"Expected to write to {path}, got: {error.strerror}.") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a `UsageError` if no file can be written into a folder."""
+    with writing_to(folder), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def make_folder(path: str | Path) -> Path:

@@ -39,12 +39,12 @@ class NetworkFlags:
         tyro.conf.arg(help_behavior_hint="(default: 1, or as many as sizes are given)"),
     ] = ()
     """Stochastic layers (sweep). 1 and 2: the paper's networks. Above 2, sizes halve from layer to layer."""
-    latent_sizes: Annotated[tuple[int, ...], optional("INT [INT ...]", "see --layers")] = ()
+    latent_sizes: Annotated[tuple[int, ...], optional("INT ..", "see --layers")] = ()
     """Latents of each stochastic layer, from the layer next to x upwards: 100 50 25."""
     hidden_sizes: Annotated[
         Widths,
-        spec("*", "INT,INT [INT,INT ...]", read_widths, write_widths),
-        optional("INT,INT [INT,INT ...]", "see --layers"),
+        spec("*", "INT,INT ..", read_widths, write_widths),
+        optional("INT,INT ..", "see --layers"),
     ] = ()
     """Widths of the hidden layers, one comma-separated word for each stochastic layer: 200,200 100,100."""
     likelihood: Annotated[str, choices(models.LIKELIHOODS)] = "bernoulli"
