@@ -19,11 +19,17 @@ def write_atomically(file: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     partial = file.with_name(f"{file.name}.partial")
     with held():
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
+        try:
+            with partial.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(file)
+        except OSError as error:  # a full disk
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            error.filename = str(file)  # which a failed write does not name
+            raise
 
 
 def write_json(file: Path, values: Any) -> None:
