@@ -14,13 +14,14 @@ from typing import BinaryIO
 
 import numpy as np
 
+from iwae_jax.data.mat import read_mat
 from iwae_jax.data.reading import (
     DamagedError,
     check_count,
     check_labels,
-    check_mat,
     npz_names,
     open_plain,
+    read_at_most,
     read_npz,
     reading,
 )
@@ -145,7 +146,7 @@ def read_idx_labels(file: Path, count: int) -> np.ndarray:
 
 def _promised(file: Path, stream: BinaryIO, size: int, content: str) -> bytes:
     """The rest of a file, of a known size; one byte more is asked for, so that gzip checks its sum."""
-    raw = stream.read(size + 1)
+    raw = read_at_most(stream, size + 1)
     if len(raw) != size:
         got = "more" if len(raw) > size else str(len(raw))
         raise DamagedError(
@@ -177,33 +178,29 @@ def read_amat(file: Path) -> np.ndarray:
 
 def read_chardata(file: Path) -> dict[str, np.ndarray]:
     """Read the paper's 28x28 Omniglot: {"train": [n, 784], "test": [m, 784]}, float32 in [0, 1]."""
-    import scipy.io
 
+    def check(name, shape):
+        if len(shape) != 2 or shape[0] != SIDE * SIDE:
+            raise DamagedError(
+                f"Expected {file} to contain {name!r} of shape [{SIDE * SIDE}, n], got shape {shape}."
+            )
+        check_count(f"{name!r} in {file}", shape[1])
+
+    names = {"train": "data", "test": "testdata"}
+    content = read_mat(file, names.values(), check)
     splits = {}
-    with reading(file, "a MATLAB 5 file"):
-        check_mat(file)
-        content = scipy.io.loadmat(file, variable_names=["data", "testdata"])
-        for split, name in {"train": "data", "test": "testdata"}.items():
-            values = content.get(name)
-            if values is None or values.ndim != 2 or values.shape[0] != SIDE * SIDE:
-                got = "none" if values is None else f"shape {values.shape}"
-                raise DamagedError(
-                    f"Expected {file} to contain {name!r} of shape [{SIDE * SIDE}, n], got {got}."
-                )
-            if values.dtype.kind not in "fiub":
-                raise DamagedError(
-                    f"Expected {name!r} in {file} to be real numbers, got {values.dtype}."
-                )
-            check_count(f"{name!r} in {file}", values.shape[1])
-            values = np.asarray(values, np.float32)
-            low, high = values.min(), values.max()
-            if not 0 <= low <= high <= 1:  # NaN fails too
-                raise DamagedError(
-                    f"Expected {file} to contain values in [0, 1], got {low} to {high}."
-                )
-            # MATLAB stores an image column by column: transpose it.
-            images = values.T.reshape(-1, SIDE, SIDE).transpose(0, 2, 1)
-            splits[split] = np.ascontiguousarray(images).reshape(-1, SIDE * SIDE)
+    for split, name in names.items():
+        if name not in content:
+            raise DamagedError(
+                f"Expected {file} to contain {name!r} of shape [{SIDE * SIDE}, n], got none."
+            )
+        values = content[name]
+        low, high = values.min(), values.max()
+        if not 0 <= low <= high <= 1:  # NaN fails too
+            raise DamagedError(f"Expected {file} to contain values in [0, 1], got {low} to {high}.")
+        # MATLAB stores an image column by column: transpose it.
+        images = values.astype(np.float32).T.reshape(-1, SIDE, SIDE).transpose(0, 2, 1)
+        splits[split] = np.ascontiguousarray(images).reshape(-1, SIDE * SIDE)
     return splits
 
 

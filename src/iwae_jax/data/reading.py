@@ -2,9 +2,7 @@
 
 import contextlib
 import gzip
-import struct
 import zipfile
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,9 +11,6 @@ import numpy as np
 
 MOST_IMAGES = 2**20
 """The largest number of images that a file may promise. MNIST and Omniglot have under 2**17."""
-
-MOST_INFLATED = 2**29
-"""The largest inflated size, in bytes, of a variable of a .mat file. The paper's largest has 2**27.2."""
 
 CLASSES = 10
 """MNIST's labels are 0 .. 9."""
@@ -45,6 +40,15 @@ def reading(what: Any, wanted: str) -> Iterator[None]:
 def open_plain(file: Path) -> BinaryIO:
     """Open a file for reading, gzipped if its name ends in ``.gz``."""
     return gzip.open(file) if file.suffix == ".gz" else file.open("rb")  # type: ignore[return-value]
+
+
+def read_at_most(stream: Any, size: int) -> bytes:
+    """Up to so many bytes of a stream. Memory grows with what is there, not with ``size``."""
+    pieces = []
+    while size > 0 and (piece := stream.read(min(size, 2**20))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
 
 
 def check_count(what: Any, count: int) -> None:
@@ -127,28 +131,8 @@ def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
 def _rest(stream: Any, shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     """The data of an array. One byte more is asked for, so that the checksum is verified."""
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    data = stream.read(size + 1)
+    data = read_at_most(stream, size + 1)
     if len(data) != size:
         got = "more" if len(data) > size else str(len(data))
         raise ValueError(f"{got} bytes for an array of {size}")
     return data
-
-
-def check_mat(file: Path) -> None:
-    """Raise a `DamagedError` if a compressed variable of a MATLAB 5 file is too large to inflate."""
-    with file.open("rb") as stream:
-        order = ">" if stream.read(128)[126:] == b"MI" else "<"
-        while len(tag := stream.read(8)) == 8:
-            kind, left = struct.unpack(f"{order}2I", tag)
-            if kind != 15:  # not compressed
-                stream.seek(left, 1)
-                continue
-            inflater, total = zlib.decompressobj(), 0
-            while left and (piece := stream.read(min(left, 2**10))):
-                left -= len(piece)
-                total += len(inflater.decompress(piece))
-                if total > MOST_INFLATED:
-                    raise DamagedError(
-                        f"Expected the variables of {file} to have at most {MOST_INFLATED:,} bytes, "
-                        "got more."
-                    )
