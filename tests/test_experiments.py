@@ -127,8 +127,10 @@ def test_another_config_is_refused_with_the_difference(run, folder):
     assert len(printed.strip().splitlines()) <= 2  # what the data are, and one line
 
 
-def test_other_data_are_refused(run, tmp_path):
-    run("--dataset", "mnist")
+def test_other_data_are_refused(run, folder, tmp_path):
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
+    there = config.Config.of(k=2, passes=2, batch_size=100, eval_k=6, eval_images=30)
+    RunFolder(folder.with_name(folder.name.removesuffix("-digits"))).open(there, facts)
     files.write_mnist(tmp_path / "data", files.images(200), files.images(20))
     status, printed = run("--dataset", "mnist", "--data-dir", tmp_path / "data")
     assert status == 2
@@ -317,7 +319,7 @@ def test_metrics_that_lack_passes_are_refused(run, folder):
 
 
 @pytest.mark.parametrize("name", ["mnist", "binarized_mnist", "omniglot"])
-def test_data_from_files(run, tmp_path, name, monkeypatch):
+def test_data_from_files(tmp_path, name, monkeypatch):
     monkeypatch.setattr(data_files, "AMAT_IMAGES", {"train": 60, "valid": 20, "test": 10})
     values = files.images(200)
     files.write_mnist(tmp_path / "data/mnist", values, files.images(20))
@@ -327,14 +329,14 @@ def test_data_from_files(run, tmp_path, name, monkeypatch):
         files.write_amat(folder / f"binarized_mnist_{split}.amat", values[rows] > 127)
     (tmp_path / "data/omniglot").mkdir()
     files.write_omniglot_zip(tmp_path / "data/omniglot/images_background.zip", range(80))
-    status, printed = run(
-        "--dataset", name, "--data-dir", tmp_path / "data", "--passes", 1, out="other"
-    )
-    assert status == 0
-    assert f"{name} from files" in printed
-    (file,) = (tmp_path / "other/mnist").glob("iwae-L1-k2-seed0*/data.json")
-    saved = json.loads(file.read_text())
-    assert saved["source"] == "files"
+    words = ["--dataset", name, "--data-dir", str(tmp_path / "data")]
+    typed = config.parse(config.Config, "test", "Test.", config.Config(), words)
+    typed.check()
+    data = datasets.load_data(typed)
+    facts = runner.run_facts(typed, data)
+    assert (facts["dataset"], facts["source"]) == (name, "files")
+    assert str(tmp_path / "data") in facts["origin"] and min(facts["images"]) > 0
+    assert datasets.data_caption(typed, data).startswith(f"{name} from files; ")
 
 
 def test_tensorboard_files(run, folder, monkeypatch):
@@ -474,32 +476,13 @@ def test_brackets_in_a_path_are_only_brackets(run, tmp_path):
     assert "[red]x[/y]" in printed
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("config.json", "[]", "config.json to hold a JSON object, got list"),
-        ("config.json", "{", "config.json to be JSON"),
-        ("data.json", "{", "data.json to be JSON"),
-        ("metrics.jsonl", "{\n{\n", "metrics.jsonl to hold a JSON object a line"),
-        (
-            "metrics.jsonl",
-            '{"pass": 1, "train_bound": 0}\n{"pass": 3, "train_bound": 0}\n',
-            "to hold passes 1, 2, .. in order, got [1, 3]",
-        ),
-    ],
-)
-def test_damaged_text_files_are_named(run, folder, name, content, message):
-    run()
-    (folder / "summary.json").unlink()
-    (folder / name).write_text(content)
-    status, printed = run()
-    assert status == 2
-    assert message in printed
-
-
 def test_another_eval_k_points_to_the_evaluation(run, folder):
-    run()
-    status, printed = run("--eval-k", 7)
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
+    there = config.Config.of(
+        k=2, passes=2, batch_size=100, dataset="digits", eval_k=7, eval_images=30
+    )
+    RunFolder(folder).open(there, facts)
+    status, printed = run()
     assert status == 2
     assert f"python -m experiments.evaluate {folder}" in printed
     assert "--overwrite" not in printed

@@ -39,7 +39,7 @@ fuzz = hypothesis.settings(
     derandomize=CASES == 60,
     deadline=None,
     database=None,
-    suppress_health_check=list(hypothesis.HealthCheck),
+    suppress_health_check=tuple(hypothesis.HealthCheck),  # type: ignore[arg-type]
 )
 MEMORY = 2**26
 """Bytes that the reader of a small file may take."""

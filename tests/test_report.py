@@ -151,6 +151,11 @@ def test_bad_input(type_it, runs, tmp_path):
         ("config.json", ("dataset", "cifar"), "dataset in .* to be one of mnist, binarized_mnist"),
         ("config.json", ("parameters", {"alpha": "x"}), "alpha in parameters in .* to be a number"),
         ("config.json", ("parameters", {"gamma": 1}), "to be known, got .*gamma"),
+        (
+            "metrics.jsonl",
+            b'{"pass": 1, "train_bound": 0}\n{"pass": 3, "train_bound": 0}\n',
+            "to hold passes 1, 2, .. in order, got .1, 3.",
+        ),
         ("metrics.jsonl", b"[1]\n", "line 1 of .*metrics.jsonl to hold a JSON object, got list"),
         ("metrics.jsonl", b"\xff\n", "metrics.jsonl to hold a JSON object a line"),
         ("metrics.jsonl", b'{"pass": 1}\n', "line 1 of .*metrics.jsonl to hold train_bound"),
