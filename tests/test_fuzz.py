@@ -20,6 +20,18 @@ import pytest
 import scipy.io
 from hypothesis import strategies as st
 
+from experiments import (
+    annealing,
+    bias,
+    compare,
+    evaluate,
+    latents,
+    posterior,
+    report,
+    snr,
+    table1,
+    table2,
+)
 from experiments.shared import page
 from experiments.shared.bound import Parameters
 from experiments.shared.config import Config
@@ -282,8 +294,42 @@ def test_any_command_line(words):
             RunFolder.of("/no/such", "mnist", run)
             assert Config.from_json(json.loads(json.dumps(run.to_json()))).name == run.name
     except UsageError as error:
-        assert "\n" not in str(error) and "parse" not in str(error), words
-        assert not any(mark in str(error) for mark in "╭│╰"), words
+        one_sentence(error)
+
+
+COMMANDS = {
+    "table1": (table1.Table1, "dataset k layers objective seed plan preset passes eval-images"),
+    "table2": (table2.Table2, "dataset k passes loss eval-k data-source out-dir"),
+    "compare": (compare.Compare, "entries k layers seeds passes eval-images dataset"),
+    "snr": (snr.Snr, "k size data draws seed out-dir"),
+    "bias": (bias.Bias, "k size replicates sumo-cap seed out-dir"),
+    "posterior": (posterior.Arguments, "dataset k steps images seed data-dir"),
+    "evaluate": (evaluate.Arguments, "k images seed data-dir"),
+    "annealing": (annealing.Arguments, "images simulated chains steps start seed"),
+    "latents": (latents.Arguments, "probe-images map-images seed"),
+    "report": (report.Arguments, "out runs-dir"),
+}
+"""For each command, its dataclass and some of its flags."""
+
+
+@fuzz
+@hypothesis.given(st.data())
+def test_any_command_line_of_the_other_commands(data):
+    kind, flags = COMMANDS[data.draw(st.sampled_from(sorted(COMMANDS)))]
+    words = data.draw(st.lists(WORD, max_size=1))
+    for name in data.draw(st.lists(st.sampled_from(flags.split()), max_size=3)):
+        words += [f"--{name}", *data.draw(st.lists(WORD, max_size=2))]
+    hypothesis.assume(not {"-h", "--help"} & set(words))
+    try:
+        parse(kind, "test", "Test.", words=words).check()
+    except UsageError as error:
+        one_sentence(error)
+
+
+def one_sentence(error):
+    assert "\n" not in str(error) and "valid parse" not in str(error)
+    assert not any(mark in str(error) for mark in "╭│╰")
+    assert not str(error).startswith("Invalid arguments")
 
 
 PARTS = [

@@ -37,14 +37,40 @@ def binarize(
       >>> print(data.binarize(jnp.array([[0, 255]], jnp.uint8), jax.random.key(0)))
       [[0. 1.]]
     """
-    images = images if isinstance(images, jax.Array) else _as_numbers(images)
-    largest = _check_maximum(default_maximum(images) if maximum is None else maximum)
-    _check_images(images, largest)
+    images, largest = check_intensities(images, maximum)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(check_key(key), jnp.arange(len(images)))
     return draw_pixels(images, keys, largest)
 
 
-def _as_numbers(images: Any) -> np.ndarray:
+def check_intensities(
+    images: Any, maximum: Any = None, *, unit_range: bool = True
+) -> tuple[Array | np.ndarray, Any]:
+    """Return images as an array, and the maximum, if they can be binarized.
+
+    Values that are known at the call are checked.
+
+    Args:
+      images: intensities, [n, *data].
+      maximum: the intensity that means one; None for the default.
+      unit_range: whether the intensities must be in [0, maximum].
+
+    Raises:
+      ValueError: if they can't.
+    """
+    images = images if isinstance(images, jax.Array) else _as_array(images)
+    kinds = (jnp.bool_, jnp.integer, jnp.floating)
+    if not images.ndim or not any(jnp.issubdtype(images.dtype, kind) for kind in kinds):
+        raise ValueError(
+            "Expected images to be bool, integer or float of shape [n, *data], got "
+            f"{images.dtype} of shape {images.shape}."
+        )
+    largest = _check_maximum(default_maximum(images) if maximum is None else maximum)
+    if unit_range and not isinstance(largest, jax.core.Tracer):
+        _check_range(images, largest)
+    return images, largest
+
+
+def _as_array(images: Any) -> np.ndarray:
     if isinstance(images, np.ma.MaskedArray):
         raise ValueError("Expected images to be an array without a mask, got a masked array.")
     try:
@@ -65,16 +91,11 @@ def _check_maximum(maximum: Any) -> Any:
     return number
 
 
-def _check_images(images: Any, maximum: Any) -> None:
+def _check_range(images: Any, maximum: float) -> None:
     dtype = images.dtype
-    kinds = (jnp.bool_, jnp.integer, jnp.floating)
-    if not images.ndim or not any(jnp.issubdtype(dtype, kind) for kind in kinds):
-        raise ValueError(
-            "Expected images to be bool, integer or float of shape [n, *data], got "
-            f"{dtype} of shape {images.shape}."
-        )
-    traced = isinstance(images, jax.core.Tracer) or isinstance(maximum, jax.core.Tracer)
-    if traced or not getattr(images, "is_fully_addressable", True):
+    if maximum >= {np.dtype(bool): 1, np.dtype(np.uint8): 255}.get(dtype, math.inf):
+        return  # whatever the values
+    if isinstance(images, jax.core.Tracer) or not getattr(images, "is_fully_addressable", True):
         return
     values = np.asarray(images)
     if values.size and not 0 <= values.min() <= values.max() <= maximum:  # NaN fails too

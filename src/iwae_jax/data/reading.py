@@ -33,7 +33,7 @@ def reading(what: Any, wanted: str) -> Iterator[None]:
         raise
     except Exception as error:
         text = " ".join(str(error).split()).removesuffix(".")
-        got = text or type(error).__name__
+        got = text[:200] or type(error).__name__
         raise DamagedError(f"Expected {what} to be {wanted}, got: {got}.") from error
 
 

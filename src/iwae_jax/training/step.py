@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from iwae_jax.checks import check_key, check_observation, check_positive_int
-from iwae_jax.data import default_maximum, draw_pixels
+from iwae_jax.data.binarization import check_intensities, draw_pixels
 from iwae_jax.gradients import DEFAULT, Estimator, bound, named
 from iwae_jax.objectives import IWAE
 from iwae_jax.objectives import named as named_objective
@@ -177,9 +177,9 @@ def train_epoch(
             f"{binarization!r}."
         )
     shape = tuple(model.data_shape)
+    unit_range = tuple(model.data_range) == (0, 1)
+    images, maximum = check_intensities(images, maximum, unit_range=unit_range)
     images = jnp.asarray(images)
-    if maximum is None:
-        maximum = default_maximum(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
         letters = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"Expected images of shape [{letters}] with n > 0, got {images.shape}.")
