@@ -18,6 +18,7 @@ from experiments.shared import command, parsing, runner
 from experiments.shared.bound import Parameters
 from experiments.shared.checks import in_flags
 from experiments.shared.config import INCIDENTAL, Config, UsageError, parse
+from experiments.shared.entries import parse_entry
 from experiments.shared.folders import RunFolder
 from experiments.shared.network import default_sizes
 from iwae_jax import ModelConfig, gradients, models, objectives
@@ -252,6 +253,11 @@ def test_what_the_library_refuses_is_named_as_it_was_typed(monkeypatch, words, m
 )
 def test_the_librarys_arguments_become_flags(message, expected):
     assert in_flags(message, ["data_dir"], {"source": "--data-source"}) == expected
+
+
+def test_a_parameter_of_an_entry_is_given_once():
+    with pytest.raises(UsageError, match="Expected alpha once, got it twice"):
+        parse_entry("renyi:alpha=0.5,alpha=0.7", 4)
 
 
 def test_help_reads_well(capsys):

@@ -169,6 +169,7 @@ def test_bad_input(type_it, runs, tmp_path):
 def test_a_damaged_run_is_one_line_that_says_why(type_it, tmp_path, name, content, problem):
     make(tmp_path, "good", 91.0)
     make(tmp_path, "bad", 90.0)
+    make(tmp_path, "other", 92.0, k=10)
     file = tmp_path / "bad" / name
     if isinstance(content, tuple):
         key, value = content
@@ -176,11 +177,13 @@ def test_a_damaged_run_is_one_line_that_says_why(type_it, tmp_path, name, conten
     file.write_bytes(content)
     status, printed = type_it(tmp_path)
     assert status == 0 and "bad is damaged: Expected" in printed
-    assert "2 runs, 1 of them finished, 1 damaged" in printed
+    assert "3 runs, 2 of them finished, 1 damaged" in printed
     text = (tmp_path / "report.html").read_text()
     (line,) = re.findall(r'<tr id="row0">.*?</tr>', text)
     assert re.search(f"<em>damaged: Expected .*{problem}", line)
     assert "91.00" in text
+    differences = re.findall(r'<tr><td><a href="#run(\d)">[^<]*</a></td><td>(\d+)</td>', text)
+    assert differences == [("1", "5"), ("2", "10")]  # k, not of the damaged run
 
 
 def test_a_line_that_is_only_begun_is_no_damage(tmp_path):
