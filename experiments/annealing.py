@@ -14,20 +14,18 @@ iwae_jax[annealing]. A hundred images take about ten minutes on two cores.
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-import tyro
-
 from experiments.shared.annealing_run import anneal
 from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
 from experiments.shared.config import parse
-from experiments.shared.flags import FinishedRun
+from experiments.shared.flags import FinishedRun, group
 
 
 @dataclass(frozen=True)
 class Arguments:
     """The chains, and their images."""
 
-    run: Annotated[FinishedRun, tyro.conf.arg(name="finished run")]
+    run: Annotated[FinishedRun, group("finished run")]
     images: int = 100
     """Number of test images, from the first."""
     simulated: int = 50

@@ -10,12 +10,10 @@ pixels: the NLLs of several seeds differ by their Monte Carlo errors.
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
-
 from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
 from experiments.shared.config import parse
-from experiments.shared.flags import FinishedRun, Images, optional
+from experiments.shared.flags import FinishedRun, Images, group, optional
 from experiments.shared.runner import evaluate_again
 
 
@@ -23,7 +21,7 @@ from experiments.shared.runner import evaluate_again
 class Arguments:
     """The evaluation."""
 
-    run: Annotated[FinishedRun, tyro.conf.arg(name="finished run")]
+    run: Annotated[FinishedRun, group("finished run")]
     k: int = 5000
     """Importance samples of the test likelihood."""
     images: Images = None

@@ -14,12 +14,10 @@ Writes into RUN_DIR/latents, in about two minutes on two cores:
 from dataclasses import dataclass
 from typing import Annotated
 
-import tyro
-
 from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
 from experiments.shared.config import parse
-from experiments.shared.flags import FinishedRun
+from experiments.shared.flags import FinishedRun, group
 from experiments.shared.latent_pictures import look
 
 
@@ -27,7 +25,7 @@ from experiments.shared.latent_pictures import look
 class Arguments:
     """The numbers of images, and the seed."""
 
-    run: Annotated[FinishedRun, tyro.conf.arg(name="finished run")]
+    run: Annotated[FinishedRun, group("finished run")]
     probe_images: int = 10_000
     """Largest number of training images for the linear classifier."""
     map_images: int = 2000

@@ -15,11 +15,11 @@ import tyro
 
 from experiments.shared.command import leave
 from experiments.shared.config import parse
-from experiments.shared.display import console, counted
+from experiments.shared.display import console
 from experiments.shared.errors import UsageError
 from experiments.shared.files import write_atomically, writing_to
 from experiments.shared.flags import optional
-from experiments.shared.page import collect, render
+from experiments.shared.page import collect, count, render
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Arguments:
     def check(self) -> None:
         """Raise a `UsageError` if the folder does not exist."""
         if not self.runs_dir.is_dir():
-            raise UsageError(f"Expected RUNS_DIR to be a folder, got {str(self.runs_dir)!r}.")
+            raise UsageError(f"Expected a folder of runs, got {str(self.runs_dir)!r}.")
 
 
 def main() -> int:
@@ -46,16 +46,13 @@ def main() -> int:
     runs = collect(arguments.runs_dir)
     if not runs:
         raise UsageError(
-            f"Expected runs in {arguments.runs_dir}, got no folder with a config.json."
+            f"Expected runs in {arguments.runs_dir}, got no folder with a config.json and a data.json."
         )
     out = arguments.out or arguments.runs_dir / "report.html"
     with writing_to(out):
         write_atomically(out, render(runs, str(arguments.runs_dir)))
-    finished = sum(run.summary is not None for run in runs)
     size = out.stat().st_size / 1e6
-    console.print(
-        f"{counted(len(runs), 'run')}, {finished} of them finished: {out} ({size:.1f} MB)"
-    )
+    console.print(f"{count(runs)}: {out} ({size:.1f} MB)")
     return 0
 
 

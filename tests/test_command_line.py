@@ -16,7 +16,9 @@ import pytest
 
 from experiments.shared import command, parsing, runner
 from experiments.shared.bound import Parameters
-from experiments.shared.config import Config, UsageError, parse
+from experiments.shared.checks import in_flags
+from experiments.shared.config import INCIDENTAL, Config, UsageError, parse
+from experiments.shared.entries import parse_entry
 from experiments.shared.folders import RunFolder
 from experiments.shared.network import default_sizes
 from iwae_jax import ModelConfig, gradients, models, objectives
@@ -95,6 +97,8 @@ def test_the_flags_and_their_groups(capsys):
         ("--alphas 3", "Unknown flag --alphas: did you mean --alpha?"),
         ("--colour red", "Unknown flag --colour: --help lists the flags."),
         ("--overwrite yes", "Expected no further argument, got 'yes'."),
+        ("--out-dir=", "Expected --out-dir to be a text that is not empty, got ''."),
+        ("--data-dir=", "Expected --data-dir to be a text that is not empty, got ''."),
     ],
 )
 def test_a_bad_command_line_is_one_sentence(capsys, words, message):
@@ -147,7 +151,7 @@ def test_layers_and_sizes(words, latent, hidden, name):
     (run,) = parsed.runs()
     model = run.model(64)
     assert (model.data_shape, model.latent_sizes, model.hidden_sizes) == ((64,), latent, hidden)
-    assert run.name == f"iwae-{name}-k50-seed0"
+    assert run.former_name == f"iwae-{name}-k50-seed0"
     assert run.network.is_papers == (name in ("L1", "L2"))
     saved = json.loads(json.dumps(run.to_json()))
     assert saved["layers"] == len(latent)
@@ -183,7 +187,7 @@ def test_default_networks():
         ("--hidden-sizes 3,0", "Expected --hidden-sizes to be at least 1"),
         ("--layers 0", "Expected --layers to be at least 1, got 0."),
         ("--layers 101", "Expected --layers to be at most 100, got 101."),
-        ("--likelihood magic", "Expected likelihood to be"),
+        ("--likelihood magic", "Expected --likelihood to be"),
         ("--objective vae --analytic-kl --layers 3", "Expected --analytic-kl with --layers 1"),
     ],
 )
@@ -191,6 +195,87 @@ def test_networks_that_contradict_themselves(words, message):
     with pytest.raises(UsageError) as error:
         typed(words).check()
     assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--objective miwae --m 3 --k 4", "Expected --m to divide --k, got --m = 3 and --k = 4."),
+        ("--objective cubo --n 1", "Expected --n to be a number in"),
+        (
+            "--objective jackknife --order 9 --k 4",
+            "Expected --order to be under --k, got --order = 9",
+        ),
+        ("--objective tvo --partitions 1 0", "Expected --partitions to rise from 0 to 1"),
+        (
+            "--p-gradient dreg",
+            "Expected --p-gradient to be an estimator with a route through log p",
+        ),
+        ("--gradient magic", "Expected --gradient to be one of reparam"),
+        ("--p-gradient magic", "Expected --p-gradient to be one of reparam"),
+        ("--objective renyi --gradient rws", "Expected --gradient 'rws' to be defined for Renyi"),
+        ("--network magic", "Expected --network to be one of mlp, got 'magic'."),
+        ("--stage-base 2000000000 --total-stages 2000000000", "Expected --stage-base to the power"),
+        ("--stage-base 1 --total-stages 2000000000", "Expected --total-stages to be at most 1000"),
+        ("--stages 9", "Expected --stages to be at most --total-stages, 8, got 9."),
+        ("--seed -1", "Expected --seed in [0, 2**32), got -1."),
+        ("--seed 99999999999999", "Expected --seed in [0, 2**32)"),
+        (
+            "--prior shifted --gradient gdreg",
+            "Expected a model with prior_moments for --gradient 'gd",
+        ),
+    ],
+)
+def test_what_the_library_refuses_is_named_as_it_was_typed(monkeypatch, words, message):
+    """All of these are refused before the data are loaded, and before there is a folder."""
+    monkeypatch.setitem(models.PRIORS, "shifted", lambda config: Shifted(config.latent_sizes[0]))
+    with pytest.raises(UsageError) as error:
+        typed(words).check()
+    assert str(error.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (
+            "Expected data_dir to be a folder, got 'a'.",
+            "Expected --data-dir to be a folder, got 'a'.",
+        ),
+        ("Neither data_dir nor X names a folder.", "Neither --data-dir nor X names a folder."),
+        ("a folder of files with data_dir instead.", "a folder of files with --data-dir instead."),
+        ("Expected source 'auto' for digits.", "Expected --data-source 'auto' for digits."),
+        ("/the/data_dir/x has no file of mnist.", "/the/data_dir/x has no file of mnist."),
+        (
+            "Expected /a/data_dir to be it, got 'source'.",
+            "Expected /a/data_dir to be it, got 'source'.",
+        ),
+    ],
+)
+def test_the_librarys_arguments_become_flags(message, expected):
+    assert in_flags(message, ["data_dir"], {"source": "--data-source"}) == expected
+
+
+def test_a_parameter_of_an_entry_is_given_once():
+    with pytest.raises(UsageError, match="Expected alpha once, got it twice"):
+        parse_entry("renyi:alpha=0.5,alpha=0.7", 4)
+
+
+def test_help_reads_well(capsys):
+    """Each objective's parameter says what it means, and a paragraph is filled."""
+    with pytest.raises(SystemExit):
+        parse(
+            Config,
+            "test",
+            "A text\nof two lines,\n(in brackets).\n\n    as it is",
+            Config(),
+            ["-h"],
+        )
+    printed = capsys.readouterr().out
+    assert printed.startswith("A text of two lines, (in brackets).\n\n    as it is\n\nusage: test")
+    assert "For the objective" not in printed and "{None}" not in printed
+    assert re.search(r"--m INT +miwae and piwae: the number of groups; it must", printed)
+    assert max(map(len, printed.splitlines())) <= 80
+    assert len(printed.splitlines()) <= 125
 
 
 OLD = """{
@@ -212,13 +297,20 @@ OLD_WORDS += "--layers 2 --objective renyi --alpha 0.5 --gradient dreg"
 def test_a_run_of_an_older_version_is_the_same_run(tmp_path):
     old = Config.from_json(json.loads(OLD))
     (same,) = typed(OLD_WORDS).runs()
-    assert old.name == same.name == "renyi-alpha0.5-L2-k2-dreg-seed0"
+    assert old.former_name == same.former_name == "renyi-alpha0.5-L2-k2-dreg-seed0"
+    assert old.name == same.name == f"{old.former_name}-passes2-batch_size100"
     assert old.model(64) == ModelConfig.two_layer((64,))
-    folder = RunFolder(tmp_path)
-    (tmp_path / "config.json").write_text(OLD)
-    facts = {"source": "embedded"}
+    path = tmp_path / "mnist" / old.former_name
+    path.mkdir(parents=True)
+    (path / "config.json").write_text(OLD)
+    folder = RunFolder.of(tmp_path, "mnist", same)
+    assert folder.path == path  # not that of its name, which is new
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
     folder.write("data.json", facts)
     folder.check(same, facts)
+    for words in ("--passes 3", "--first-rate 0.1", "--dataset mnist"):
+        (another,) = typed(f"{OLD_WORDS} {words}").runs()
+        assert RunFolder.of(tmp_path, "mnist", another).path != path
     (other,) = typed(f"{OLD_WORDS} --latent-sizes 9 4").runs()
     message = r"latent_sizes is \(\) there and \(9, 4\) here"
     with pytest.raises(UsageError, match=message):
@@ -230,8 +322,39 @@ def test_a_run_of_an_older_version_is_the_same_run(tmp_path):
 def test_lists_in_a_config_are_no_difference(tmp_path):
     (run,) = typed("--objective tvo --partitions 0 0.5 1 --hidden-sizes 9,8").runs()
     folder = RunFolder(tmp_path)
-    folder.open(run.replace(data_source="embedded"), {})
-    folder.check(run, {})
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
+    folder.open(run.replace(data_source="embedded"), facts)
+    folder.check(run, facts)
+
+
+OTHERS = {
+    "k": 3, "layers": 2, "objective": "vae", "gradient": "dreg", "p_gradient": "gdreg",
+    "resampled": 2, "parameters": Parameters(alpha=0.3), "seed": 1, "after": "there",
+    "latent_sizes": (7,), "hidden_sizes": ((7,),), "dataset": "digits", "network": "wide",
+    "likelihood": "normal", "prior": "other", "posterior": "other",
+}  # fmt: skip
+
+
+def test_two_configs_never_share_a_folder():
+    """Each flag that changes the result is in the path, but those of the evaluation, which can be repeated."""
+    base = Config.of(objective="renyi")
+    first = RunFolder.of("runs", "mnist", base)
+    assert RunFolder.of("runs", "mnist", Config()).path == Path("runs/mnist/iwae-L1-k50-seed0")
+    for name, value in base.flat().items():
+        if name in (*INCIDENTAL, "eval_k", "eval_images") and name != "after":
+            continue
+        other = OTHERS.get(name, 7 if value is None else "other" if value in texts(name) else 7)
+        changed = RunFolder.of("runs", "mnist", base.replace(**{name: other}))
+        assert changed.path != first.path, name
+        assert changed.path.parent == first.path.parent
+    long = Config.of(layers=100, latent_sizes=(9,) * 100, hidden_sizes=((9,),) * 100)
+    longer = [RunFolder.of("runs", "mnist", long.replace(batch_size=n)).path for n in (7, 8)]
+    assert longer[0] != longer[1] and len(longer[0].name) < 220
+
+
+def texts(name):
+    value = Config().flat()[name]
+    return (value,) if isinstance(value, str) else ()
 
 
 @pytest.mark.parametrize(
@@ -350,7 +473,8 @@ def test_what_is_registered_in_a_line_runs_on_the_command_line(monkeypatch, caps
     printed = capsys.readouterr()
     assert stop.value.code == 0, printed.err
     (folder,) = (path for path in (tmp_path / "mnist").iterdir() if path.is_dir())
-    assert folder.name == "mean-L1-z3-h9-likelihood_flipped-prior_shifted-k2-halved-seed0"
+    name = "mean-L1-z3-h9-likelihood_flipped-prior_shifted-k2-halved-seed0"
+    assert folder.name == f"{name}-passes1-batch_size200-digits"
     summary = RunFolder(folder).read("summary.json")
     assert summary is not None
     assert (summary["gradient"], summary["objective"]) == ("halved", "Mean()")
@@ -370,5 +494,5 @@ def test_a_likelihood_of_real_numbers_takes_the_intensities():
     with pytest.raises(UsageError, match=message):
         typed("--likelihood normal").check()
     typed("--likelihood normal --binarization none").check()
-    with pytest.raises(UsageError, match="Expected likelihood to be one of bernoulli, normal"):
+    with pytest.raises(UsageError, match="Expected --likelihood to be one of bernoulli, normal"):
         typed("--likelihood magic").check()

@@ -1,14 +1,21 @@
+import dataclasses
+import zipfile
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.io
 
 from iwae_jax import data
+from iwae_jax.data import files as data_files
 from iwae_jax.data import tfds as data_tfds
 from tests import files
 from tests.test_data_files import chardata
+
+INK = 0.08
+BAD_MAXIMA = (0, -1, np.nan, np.inf, True, "1", 1j, np.ones(2))
 
 
 @pytest.fixture(autouse=True)
@@ -48,16 +55,38 @@ def test_the_environment_names_the_folder(tmp_path, monkeypatch):
         data.load("mnist")
 
 
-def test_binarized_mnist_is_as_it_comes(tmp_path):
+def test_binarized_mnist_is_as_it_comes(tmp_path, monkeypatch):
+    """Each split is its own file, in its own order, and a draw from zeros and ones changes nothing."""
+    monkeypatch.setattr(data_files, "AMAT_IMAGES", {"train": 5, "valid": 2, "test": 2})
     values = files.images(9) > 127
-    for split, rows in (("train", slice(0, 5)), ("valid", slice(5, 7)), ("test", slice(7, 9))):
-        files.write_amat(tmp_path / f"binarized_mnist_{split}.amat", values[rows])
+    rows = {"train": slice(0, 5), "valid": slice(5, 7), "test": slice(7, 9)}
+    for split, some in rows.items():
+        files.write_amat(tmp_path / f"binarized_mnist_{split}.amat", values[some])
     fixed = data.load("binarized_mnist", "files", tmp_path)
     assert fixed.maximum == 1
-    assert [len(images) for images in (fixed.train, fixed.validation, fixed.test)] == [5, 2, 2]
-    # Drawing from zeros and ones returns them unchanged.
+    for split, some in rows.items():
+        images = getattr(fixed, {"valid": "validation"}.get(split, split))
+        np.testing.assert_array_equal(images, values[some].reshape(-1, 784))
     drawn = data.binarize(fixed.train, jax.random.key(0), fixed.maximum)
     np.testing.assert_array_equal(drawn, fixed.train)
+
+
+@pytest.mark.parametrize("name", ["mnist", "binarized_mnist", "omniglot"])
+def test_tfds_splits_go_where_they_belong(monkeypatch, name):
+    """Each image of TFDS's splits is in the data set once; those of MNIST stay in their split."""
+    images = files.images(330).reshape(330, 784)
+    given = {"train": images[:300], "valid": images[300:310], "test": images[310:]}
+    if name != "binarized_mnist":
+        given["train"] = images[:310]
+        del given["valid"]
+    monkeypatch.setattr(data_tfds, "read", lambda *_: given)
+    found = data.load(name, "tfds")
+    together = np.concatenate([found.train, found.validation, found.test])
+    if name == "omniglot":
+        assert sorted(map(bytes, together)) == sorted(map(bytes, images))
+    else:
+        np.testing.assert_array_equal(together, images)
+        np.testing.assert_array_equal(found.test, images[310:])
 
 
 def test_omniglot_from_the_papers_file(tmp_path):
@@ -160,14 +189,14 @@ def test_a_draw_does_not_depend_on_the_other_data():
     np.testing.assert_array_equal(data.binarize(images[:3], jax.random.key(0)), whole[:3])
 
 
-def test_the_fingerprint_tells_data_sets_apart(tmp_path):
-    a, b = files.images(9), files.images(9)
-    b[0, 0, 0] ^= 1
-    prints = []
-    for name, train in (("a", a), ("b", b)):
-        files.write_mnist(tmp_path / name, train, files.images(2))
-        prints.append(data.load("mnist", "files", tmp_path / name).fingerprint)
-    assert prints[0] != prints[1]
+@pytest.mark.parametrize("split", ["train", "validation", "test"])
+def test_the_fingerprint_tells_data_sets_apart(tmp_path, split):
+    files.write_mnist(tmp_path, files.images(300), files.images(2, seed=1))
+    mnist = data.load("mnist", "files", tmp_path)
+    assert mnist.fingerprint == data.load("mnist", "files", tmp_path).fingerprint
+    other = getattr(mnist, split).copy()
+    other[-1, -1] ^= 1
+    assert dataclasses.replace(mnist, **{split: other}).fingerprint != mnist.fingerprint
 
 
 def test_real_mnist(real_data):
@@ -181,7 +210,55 @@ def test_real_mnist(real_data):
 
 
 def test_real_omniglot(real_data):
+    """Twenty drawings of each character; the images of the two small zips overlap in 100 characters."""
+    place = real_data / "omniglot"
+    zips = [file for file in place.glob("*.zip") if file.name in data_files.OMNIGLOT_ZIPS]
+    drawings = set()
+    for file in zips:
+        with zipfile.ZipFile(file) as archive:
+            drawings |= {tuple(n.split("/")[-3:]) for n in archive.namelist() if n.endswith(".png")}
     omniglot = data.load("omniglot", "files", real_data)
-    total = len(omniglot.train) + len(omniglot.validation) + len(omniglot.test)
-    assert 2720 <= total <= 2720 + 3120
-    assert 0.02 < omniglot.mean.mean() < 0.15  # ink on paper, not paper on ink
+    sizes = [len(images) for images in (omniglot.train, omniglot.validation, omniglot.test)]
+    test = round(len(drawings) * 8070 / 32415)
+    validation = round((len(drawings) - test) * 1345 / 24345)
+    assert sizes == [len(drawings) - test - validation, validation, test]
+    together = np.concatenate([omniglot.train, omniglot.validation, omniglot.test])
+    assert len(np.unique(together, axis=0)) > 0.999 * len(drawings)  # shuffled, none used twice
+    ink = np.concatenate([omniglot.train, omniglot.test]).mean(axis=0) / 255
+    np.testing.assert_allclose(ink.mean(), INK, atol=0.002)  # ink on paper, not paper on ink
+    centre, corners = ink.reshape(28, 28)[10:18, 10:18], ink.reshape(28, 28)[:2, :2]
+    assert centre.mean() > 2 * INK > 2 * corners.mean()
+
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize(
+    ("images", "maximum", "message"),
+    [
+        (np.array([[0.5, 1.5]]), None, r"images in \[0, 1\], got float64 values from 0.5 to 1.5"),
+        (np.array([[-0.5, 1.0]]), None, r"images in \[0, 1\]"),
+        (np.array([[np.nan, 1.0]]), None, r"images in \[0, 1\], got float64 values from nan"),
+        (jnp.array([[np.inf, 1.0]]), None, r"images in \[0, 1\]"),
+        (np.array([[0, 255]]), None, r"images in \[0, 1\], got int64 values from 0 to 255"),
+        (np.array([[0, 255]], np.uint8), 1, r"images in \[0, 1\], got uint8 values from 0 to 255"),
+        (np.array([[1j]]), None, "bool, integer or float of shape .* got complex128"),
+        (np.array([["x"]]), None, "bool, integer or float of shape .* got <U1"),
+        (np.array([[None]]), None, "bool, integer or float of shape .* got object"),
+        (np.float32(0.5), None, r"got float32 of shape \(\)"),
+        (np.ma.masked_array([[0.5]], [[True]]), None, "without a mask"),
+        ([[0.5], [0.5, 1]], None, "Expected images to be an array of numbers"),
+        *((np.array([[0.5]]), m, "Expected maximum to be") for m in BAD_MAXIMA),
+    ],
+)
+def test_binarize_refuses(images, maximum, message):
+    """NaN, zeros and ones that say nothing came back for these."""
+    with pytest.raises(ValueError, match=message):
+        data.binarize(images, KEY, maximum)
+
+
+def test_binarize_takes_lists_and_what_is_not_known():
+    for images in ([[0, 1, 1, 0]], [[False, True, True, False]]):
+        np.testing.assert_array_equal(data.binarize(images, KEY), [[0, 1, 1, 0]])
+    inside = jax.jit(data.binarize)(jnp.array([[0.0, 1.5, -1.0, jnp.nan]]), KEY)
+    np.testing.assert_array_equal(inside, [[0, np.nan, np.nan, np.nan]])

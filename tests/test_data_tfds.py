@@ -17,6 +17,8 @@ from tests import files
 # TFDS, array_record and their protobufs warn of their own deprecations.
 pytestmark = pytest.mark.filterwarnings("default")
 
+IMAGES = files.images(2).reshape(2, 784)
+
 
 @pytest.fixture
 def served(tmp_path):
@@ -230,5 +232,23 @@ def test_a_damaged_cache_is_named(tmp_path, content):
     file = tmp_path / "iwae_jax/mnist/3.0.1" / data_tfds._CACHE_NAME
     file.parent.mkdir(parents=True)
     file.write_bytes(content)
-    with pytest.raises(ValueError, match="to be undamaged, got: "):
+    with pytest.raises(ValueError, match="to be an undamaged npz file, got: .*Remove the file"):
+        data.load("mnist", "tfds", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"train": IMAGES}, "to contain test, train, got .'train'.. Remove the file"),
+        ({"train": IMAGES, "test": IMAGES[:0]}, "to hold 1 to 1,048,576 images, got 0"),
+        ({"train": IMAGES, "test": IMAGES[:, 1:]}, r"uint8 of shape \[n, 784\], got uint8"),
+        ({"train": IMAGES, "test": IMAGES, "test_labels": [10, 0]}, r"in \[0, 9\], got 0 to 10"),
+        ({"train": IMAGES, "test": IMAGES, "test_labels": [0]}, "to be 2 whole numbers"),
+    ],
+)
+def test_a_cache_with_other_content_is_named(tmp_path, arrays, message):
+    file = tmp_path / "iwae_jax/mnist/3.0.1" / data_tfds._CACHE_NAME
+    file.parent.mkdir(parents=True)
+    np.savez(file, **arrays)
+    with pytest.raises(ValueError, match=message):
         data.load("mnist", "tfds", tmp_path)

@@ -15,12 +15,15 @@ from experiments.shared import command, config, datasets, drawing, published, ru
 from experiments.shared.folders import RunFolder
 from experiments.shared.schedule import ScheduleFlags
 from iwae_jax import checkpoints, evaluation
+from iwae_jax.data import files as data_files
 from iwae_jax.data import tfds as data_tfds
 from tests import files
 from tests.test_checkpoints import empty, flip_a_bit
 
 QUICK = ["--dataset=digits", "--passes=2", "--k=2", "--batch-size=100", "--eval-k=6"]
 QUICK += ["--eval-images=30"]
+END = "-passes2-batch_size100-digits"
+"""The end of the name of a quick run: the flags that are not the defaults."""
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def run(monkeypatch, capsys, tmp_path):
 
 @pytest.fixture
 def folder(tmp_path):
-    return tmp_path / "runs" / "mnist" / "iwae-L1-k2-seed0"
+    return tmp_path / "runs" / "mnist" / f"iwae-L1-k2-seed0{END}"
 
 
 def test_a_run_folder_holds_what_it_should(run, folder):
@@ -107,22 +110,27 @@ def test_a_finished_run_is_skipped_unless_overwritten(run, folder):
 def test_two_layers_and_the_vae(run, tmp_path):
     status, printed = run("--layers", 2, "--objective", "vae")
     assert status == 0
-    summary = json.loads((tmp_path / "runs/mnist/vae-L2-k2-seed0/summary.json").read_text())
+    summary = json.loads((tmp_path / f"runs/mnist/vae-L2-k2-seed0{END}/summary.json").read_text())
     assert len(summary["active_units"]) == 2
     assert "ELBO, mean of 2 (lower bound)" in printed
 
 
-def test_another_config_is_refused_with_the_difference(run):
-    run()
-    status, printed = run("--batch-size", 50, "--adam-eps", 1e-8)
+def test_another_config_is_refused_with_the_difference(run, folder):
+    """As where an earlier version, whose names held fewer flags, left a run."""
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
+    there = config.Config.of(k=2, passes=2, batch_size=50, adam_eps=1e-8, dataset="digits")
+    RunFolder(folder).open(there, facts)
+    status, printed = run()
     assert status == 2
-    assert "batch_size is 100 there and 50 here" in printed
-    assert "adam_eps is 0.0001 there and 1e-08 here" in printed
+    assert "batch_size is 50 there and 100 here" in printed
+    assert "adam_eps is 1e-08 there and 0.0001 here" in printed
     assert len(printed.strip().splitlines()) <= 2  # what the data are, and one line
 
 
-def test_other_data_are_refused(run, tmp_path):
-    run("--dataset", "mnist")
+def test_other_data_are_refused(run, folder, tmp_path):
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
+    there = config.Config.of(k=2, passes=2, batch_size=100, eval_k=6, eval_images=30)
+    RunFolder(folder.with_name(folder.name.removesuffix("-digits"))).open(there, facts)
     files.write_mnist(tmp_path / "data", files.images(200), files.images(20))
     status, printed = run("--dataset", "mnist", "--data-dir", tmp_path / "data")
     assert status == 2
@@ -134,6 +142,7 @@ def test_auto_warns_and_names_the_source_everywhere(run, folder):
     assert status == 0
     assert "WARNING" in printed
     assert "NOT comparable with the paper's" in printed
+    folder = folder.with_name(folder.name.removesuffix("-digits"))
     assert "mnist from embedded" in printed
     assert "embedded" in (folder / "summary.json").read_text()
     assert all(line["source"] == "embedded" for line in RunFolder(folder).metrics())
@@ -180,7 +189,7 @@ def test_every_picture_names_data_split_k_and_binarization(run, monkeypatch):
         (["--preset", "paper"], "error: Expected --preset=paper without --passes, got both."),
         (
             ["--dataset", "mnist", "--data-source", "files"],
-            "error: Neither data_dir nor IWAE_JAX_DATA names a folder",
+            "error: Neither --data-dir nor IWAE_JAX_DATA names a folder",
         ),
         (
             ["--dataset", "mnist", "--data-source", "tfds"],
@@ -219,24 +228,25 @@ def test_the_papers_preset_refuses_the_digits(run):
 def test_a_sweep_prints_its_plan_and_keeps_what_is_done(run, tmp_path):
     status, printed = run("--k", 1, 2, "--objective", "iwae", "vae")
     assert status == 0
-    names = [f"{o}-L1-k{k}-seed0" for k in (1, 2) for o in ("iwae", "vae")]
+    end = END.removesuffix("-digits")
+    names = [f"{o}-L1-k{k}-seed0{end}" for k in (1, 2) for o in ("iwae", "vae")]
     plan = printed.split("4 runs of 2 passes:")[1].splitlines()[1:5]
     assert plan == [f"  {name}  to do" for name in names]
     for name in names:
-        assert (tmp_path / "runs/mnist" / name / "summary.json").is_file()
+        assert (tmp_path / "runs/mnist" / f"{name}-digits" / "summary.json").is_file()
     _, printed = run("--k", 1, 2, "--objective", "iwae", "vae")
     assert printed.count("finished before") == 4
 
 
 def test_a_failed_run_does_not_stop_the_rest(run, tmp_path):
-    blocked = tmp_path / "runs/mnist/iwae-L1-k1-seed0"
+    blocked = tmp_path / f"runs/mnist/iwae-L1-k1-seed0{END}"
     blocked.mkdir(parents=True)
     (blocked / "thesis.tex").write_text("not a run")
     status, printed = run("--k", 1, 2)
     assert status == 1
-    assert "iwae-L1-k1-seed0 failed:" in printed
+    assert f"iwae-L1-k1-seed0{END.removesuffix('-digits')} failed:" in printed
     assert "1 of 2 runs failed: iwae-L1-k1-seed0" in printed
-    assert (tmp_path / "runs/mnist/iwae-L1-k2-seed0/summary.json").is_file()
+    assert (tmp_path / f"runs/mnist/iwae-L1-k2-seed0{END}/summary.json").is_file()
     # --overwrite does not remove what is no run's folder.
     status, printed = run("--k", 1, "--overwrite")
     assert status == 2
@@ -254,6 +264,7 @@ def restored(folder):
 @pytest.mark.parametrize("bad_pass", [1, 3])
 def test_a_loss_that_is_not_finite_stops_the_run(run, folder, monkeypatch, bad_pass):
     """The learning rate overflows in one pass: the state before it is on the disk."""
+    folder = folder.with_name(folder.name.replace("passes2", "passes4"))
     steps = 14  # of a pass: 1,400 images in batches of 100
 
     def schedule(self, steps_per_pass):
@@ -282,6 +293,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, folder, monkeypatch, bad_p
 
 @pytest.mark.parametrize("damage", [flip_a_bit, empty])
 def test_a_damaged_newest_checkpoint_is_skipped(run, folder, damage):
+    folder = folder.with_name(folder.name.replace("passes2", "passes3"))
     run("--passes", 3, "--checkpoint-seconds", 0)
     metrics = (folder / "metrics.jsonl").read_bytes()
     summary = json.loads((folder / "summary.json").read_text())
@@ -307,7 +319,8 @@ def test_metrics_that_lack_passes_are_refused(run, folder):
 
 
 @pytest.mark.parametrize("name", ["mnist", "binarized_mnist", "omniglot"])
-def test_data_from_files(run, tmp_path, name):
+def test_data_from_files(tmp_path, name, monkeypatch):
+    monkeypatch.setattr(data_files, "AMAT_IMAGES", {"train": 60, "valid": 20, "test": 10})
     values = files.images(200)
     files.write_mnist(tmp_path / "data/mnist", values, files.images(20))
     for split, rows in (("train", slice(0, 60)), ("valid", slice(60, 80)), ("test", slice(80, 90))):
@@ -316,13 +329,14 @@ def test_data_from_files(run, tmp_path, name):
         files.write_amat(folder / f"binarized_mnist_{split}.amat", values[rows] > 127)
     (tmp_path / "data/omniglot").mkdir()
     files.write_omniglot_zip(tmp_path / "data/omniglot/images_background.zip", range(80))
-    status, printed = run(
-        "--dataset", name, "--data-dir", tmp_path / "data", "--passes", 1, out="other"
-    )
-    assert status == 0
-    assert f"{name} from files" in printed
-    saved = json.loads((tmp_path / "other/mnist/iwae-L1-k2-seed0/data.json").read_text())
-    assert saved["source"] == "files"
+    words = ["--dataset", name, "--data-dir", str(tmp_path / "data")]
+    typed = config.parse(config.Config, "test", "Test.", config.Config(), words)
+    typed.check()
+    data = datasets.load_data(typed)
+    facts = runner.run_facts(typed, data)
+    assert (facts["dataset"], facts["source"]) == (name, "files")
+    assert str(tmp_path / "data") in facts["origin"] and min(facts["images"]) > 0
+    assert datasets.data_caption(typed, data).startswith(f"{name} from files; ")
 
 
 def test_tensorboard_files(run, folder, monkeypatch):
@@ -441,7 +455,8 @@ def test_real_mnist_runs(run, real_data, tmp_path):
         "--batch-size", 400, "--k", 1, "--eval-k", 20, "--eval-images", 50,
     )  # fmt: skip
     assert status == 0
-    summary = json.loads((tmp_path / "runs/mnist/iwae-L1-k1-seed0/summary.json").read_text())
+    (file,) = (tmp_path / "runs/mnist").glob("iwae-L1-k1-seed0*/summary.json")
+    summary = json.loads(file.read_text())
     # The bias starts at the data mean, which alone gives 206 nats; a pass must improve on that.
     assert 80 < summary["test_nll"] < 200
     assert "59,600 training" in printed
@@ -461,32 +476,13 @@ def test_brackets_in_a_path_are_only_brackets(run, tmp_path):
     assert "[red]x[/y]" in printed
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [
-        ("config.json", "[]", "config.json to hold a JSON object, got list"),
-        ("config.json", "{", "config.json to be JSON"),
-        ("data.json", "{", "data.json to be JSON"),
-        ("metrics.jsonl", "{\n{\n", "metrics.jsonl to hold a JSON object a line"),
-        (
-            "metrics.jsonl",
-            '{"pass": 1}\n{"pass": 3}\n',
-            "to hold passes 1, 2, .. in order, got [1, 3]",
-        ),
-    ],
-)
-def test_damaged_text_files_are_named(run, folder, name, content, message):
-    run()
-    (folder / "summary.json").unlink()
-    (folder / name).write_text(content)
-    status, printed = run()
-    assert status == 2
-    assert message in printed
-
-
 def test_another_eval_k_points_to_the_evaluation(run, folder):
-    run()
-    status, printed = run("--eval-k", 7)
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
+    there = config.Config.of(
+        k=2, passes=2, batch_size=100, dataset="digits", eval_k=7, eval_images=30
+    )
+    RunFolder(folder).open(there, facts)
+    status, printed = run()
     assert status == 2
     assert f"python -m experiments.evaluate {folder}" in printed
     assert "--overwrite" not in printed
@@ -547,12 +543,12 @@ def test_objectives_and_gradients_on_the_command_line(monkeypatch, words, object
             "--objective iwae --alpha 0",
             "Expected --alpha with --objective renyi, got --objective iwae",
         ),
-        ("--objective miwae --m 0", "Expected m to be a positive int, got 0"),
-        ("--objective miwae --m 3", "Expected m to divide k, got m = 3 and k = 50"),
-        ("--objective elbo --gradient rws", "Expected gradient 'rws' to be defined for ELBO"),
+        ("--objective miwae --m 0", "Expected --m to be a positive int, got 0"),
+        ("--objective miwae --m 3", "Expected --m to divide --k, got --m = 3 and --k = 50"),
+        ("--objective elbo --gradient rws", "Expected --gradient 'rws' to be defined for ELBO"),
         ("--objective vae --analytic-kl --layers 2", "Expected --analytic-kl with --layers 1"),
         ("--objective magic", "Expected --objective in ['vae', 'elbo', 'iwae'"),
-        ("--gradient magic", "Expected gradient to be one of"),
+        ("--gradient magic", "Expected --gradient to be one of"),
         ("--resampled 0", "Expected --resampled to be at least 1, got 0"),
         ("--k 0", "Expected --k to be at least 1, got 0"),
     ],
@@ -569,8 +565,7 @@ def test_a_sweep_over_gradients_names_each_run(run, tmp_path):
     assert status == 0
     assert "test Renyi(alpha=0.5), k=2 (lower bound)" in " ".join(printed.replace("│", " ").split())
     names = {folder.name for folder in (tmp_path / "runs/mnist").iterdir() if folder.is_dir()}
-    assert names == {"renyi-alpha0.5-L1-k2-seed0", "renyi-alpha0.5-L1-k2-dreg-seed0"}
-    summary = json.loads(
-        (tmp_path / "runs/mnist/renyi-alpha0.5-L1-k2-dreg-seed0/summary.json").read_text()
-    )
+    both = [f"renyi-alpha0.5-L1-k2{name}-seed0{END}" for name in ("", "-dreg")]
+    assert names == set(both)
+    summary = json.loads((tmp_path / "runs/mnist" / both[1] / "summary.json").read_text())
     assert summary["objective_kind"] == "lower bound" and summary["gradient"] == "dreg"

@@ -11,6 +11,8 @@ import pytest
 
 from experiments import report
 from experiments.shared import command, page
+from experiments.shared.config import Config
+from experiments.shared.errors import UsageError
 from experiments.shared.folders import RunFolder
 
 PNG = bytes.fromhex(
@@ -24,8 +26,8 @@ def make(root, name, nll=None, passes=3, **config):
     """A run folder with what the report reads."""
     folder = RunFolder(root / name)
     folder.path.mkdir(parents=True)
-    saved = {"dataset": "mnist", "objective": "iwae", "gradient": "reparam", "layers": 1, "k": 5}
-    folder.write("config.json", {**saved, "seed": 0, "out_dir": str(root), **config})
+    saved = Config.of(k=5, out_dir=str(root)).to_json()
+    folder.write("config.json", {**saved, **config})
     facts = {"dataset": "mnist", "source": "files", "origin": "files in <x>", "fingerprint": "f"}
     folder.write("data.json", facts)
     for number in range(1, passes + 1):
@@ -37,7 +39,8 @@ def make(root, name, nll=None, passes=3, **config):
             "summary.json",
             {
                 "test_nll": nll, "test_nll_k": 5000, "test_images": 10_000, "binarization": "dynamic",
-                "monte_carlo_error": 0.01, "split_error": 0.24, "test_bound": -nll - 1,
+                "source": "files", "origin": "files in <x>", "passes": passes, "seconds": {},
+                "train_bound": -97.0, "monte_carlo_error": 0.01, "split_error": 0.24, "test_bound": -nll - 1,
                 "objective": "IWAE()", "objective_kind": "lower bound", "gradient": "reparam",
                 "active_units": [20], "effective_sample_size": 12.5, "pareto_k_high": 0.5,
                 "warnings": ["Weights <b>heavy</b>"],
@@ -143,13 +146,79 @@ def test_a_curve_has_the_bounds_of_its_name(tmp_path):
 
 def test_bad_input(type_it, runs, tmp_path):
     status, printed = type_it(tmp_path / "none")
-    assert status == 2 and "Expected RUNS_DIR to be a folder" in printed
+    assert status == 2 and "Expected a folder of runs, got" in printed
     (tmp_path / "empty").mkdir()
     status, printed = type_it(tmp_path / "empty")
     assert status == 2 and "got no folder with a config.json" in printed
-    (runs / "mnist/two/summary.json").write_text("{")
-    status, printed = type_it(runs)
-    assert status == 0 and "left out: Expected" in printed and "4 runs" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("summary.json", b"{", "summary.json to be JSON"),
+        ("summary.json", b"{}", "summary.json to hold test_nll, test_nll_k, test_bound and 8 more"),
+        ("summary.json", b"[]", "summary.json to hold a JSON object, got list"),
+        ("summary.json", ("test_nll", "low"), "test_nll in .* to be a number, got &quot;low&quot;"),
+        (
+            "summary.json",
+            ("active_units", 5),
+            "active_units in .* to be a list, each an int, got 5",
+        ),
+        ("summary.json", ("warnings", [0]), "warnings in .* to be a list, each a text"),
+        ("data.json", b"{}", "data.json to hold source, origin, fingerprint, got none"),
+        ("data.json", b"\xff\xfe", "data.json to be JSON"),
+        ("config.json", b"{}", "config.json to hold adam_eps, batch_size, binarization and"),
+        ("config.json", b"[" * 100_000, "config.json to be JSON"),
+        ("config.json", ("k", "five"), "k in .*config.json to be an int, got &quot;five&quot;"),
+        ("config.json", ("k", True), "k in .* to be an int, got true"),
+        ("config.json", ("dataset", "cifar"), "dataset in .* to be one of mnist, binarized_mnist"),
+        ("config.json", ("parameters", {"alpha": "x"}), "alpha in parameters in .* to be a number"),
+        ("config.json", ("parameters", {"gamma": 1}), "to be known, got .*gamma"),
+        (
+            "metrics.jsonl",
+            b'{"pass": 1, "train_bound": 0}\n{"pass": 3, "train_bound": 0}\n',
+            "to hold passes 1, 2, .. in order, got .1, 3.",
+        ),
+        ("metrics.jsonl", b"[1]\n", "line 1 of .*metrics.jsonl to hold a JSON object, got list"),
+        ("metrics.jsonl", b"\xff\n", "metrics.jsonl to hold a JSON object a line"),
+        ("metrics.jsonl", b'{"pass": 1}\n', "line 1 of .*metrics.jsonl to hold train_bound"),
+        (
+            "metrics.jsonl",
+            b'{"pass": 1, "train_bound": "x"}\n',
+            "train_bound in line 1 of .* a number",
+        ),
+    ],
+)
+def test_a_damaged_run_is_one_line_that_says_why(type_it, tmp_path, name, content, problem):
+    make(tmp_path, "good", 91.0)
+    make(tmp_path, "bad", 90.0)
+    make(tmp_path, "other", 92.0, k=10)
+    file = tmp_path / "bad" / name
+    if isinstance(content, tuple):
+        key, value = content
+        content = json.dumps(json.loads(file.read_text()) | {key: value}).encode()
+    file.write_bytes(content)
+    status, printed = type_it(tmp_path)
+    assert status == 0 and "bad is damaged: Expected" in printed
+    assert "3 runs, 2 of them finished, 1 damaged" in printed
+    text = (tmp_path / "report.html").read_text()
+    (line,) = re.findall(r'<tr id="row0">.*?</tr>', text)
+    assert re.search(f"<em>damaged: Expected .*{problem}", line)
+    assert "91.00" in text
+    differences = re.findall(r'<tr><td><a href="#run(\d)">[^<]*</a></td><td>(\d+)</td>', text)
+    assert differences == [("1", "5"), ("2", "10")]  # k, not of the damaged run
+
+
+def test_a_line_that_is_only_begun_is_no_damage(tmp_path):
+    make(tmp_path, "going")
+    with (tmp_path / "going/metrics.jsonl").open("a") as stream:
+        stream.write('{"pass": 4, "tra')
+    folder = RunFolder(tmp_path / "going")
+    assert [line["pass"] for line in folder.metrics()] == [1, 2, 3]
+    with pytest.raises(UsageError, match="to hold the 4 passes of the checkpoint, got 3"):
+        folder.keep_metrics(4)
+    folder.keep_metrics(2)
+    assert [line["pass"] for line in folder.metrics()] == [1, 2]
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ def final_state(folder):
 
 
 def test_a_run_killed_at_random_moments(tmp_path):
-    name = "mnist/iwae-L2-k3-seed0"
+    name = f"mnist/iwae-L2-k3-seed0-passes{PASSES}-batch_size60-digits"
     whole = start(tmp_path / "whole")
     output, _ = whole.communicate()
     assert whole.returncode == 0, output

@@ -67,6 +67,9 @@ def make(cells: Cells, nlls: dict, images: int = 50, noise: float = 0.01) -> Non
             log_p = base - nlls[cell[1:]] - 0.02 * run.run.seed[0] + rng.normal(0, noise, images)
             np.save(folder.path / "test_log_likelihood.npy", log_p)
             summary = {
+                **{"test_bound": log_p.mean() - 1, "train_bound": -90.0, "seconds": {}},
+                **{"test_nll_k": 5000, "test_images": images, "passes": 13},
+                **{"source": data.source, "origin": data.origin, "binarization": "dynamic"},
                 "test_nll": -log_p.mean(),
                 "monte_carlo_error": 0.003 + 0.001 * run.run.seed[0],
                 "split_error": log_p.std(ddof=1) / np.sqrt(images),
@@ -174,9 +177,12 @@ def test_files_are_written_with_the_label(tmp_path):
 def test_cells_of_another_protocol_are_refused_before_anything_is_written(tmp_path):
     make(Cells(training(passes=13).runs(), tmp_path), NLLS)
     Cells(training(passes=13).runs(), tmp_path)  # the same: fine
+    with pytest.raises(UsageError, match="holds another run"):
+        Cells(training(passes=13, eval_k=6).runs(), tmp_path)
     for other in (training(passes=14), training(passes=13, loss="sum")):
-        with pytest.raises(UsageError, match="holds another run"):
-            Cells(other.runs(), tmp_path)
+        assert not any(
+            map(Cells(other.runs(), tmp_path).summary, Cells(other.runs(), tmp_path).distinct())
+        )
 
 
 def test_what_is_not_known_is_not_zero(tmp_path):
@@ -317,7 +323,7 @@ def test_a_small_table_from_end_to_end(type_it, tmp_path):
     status, printed = type_it(table1, *words)
     assert status == 0
     assert {p.name for p in (tmp_path / "mnist").iterdir() if p.is_dir()} == {
-        *("vae-L1-k1-seed0", "vae-L1-k2-seed0", "iwae-L1-k2-seed0")
+        *(f"{name}-seed0-passes1" for name in ("vae-L1-k1", "vae-L1-k2", "iwae-L1-k2"))
     }
     assert "REDUCED PROTOCOL" in printed
     # The cells with a published value at k = 2: none. Both objectives have their row at k = 1.
@@ -325,7 +331,7 @@ def test_a_small_table_from_end_to_end(type_it, tmp_path):
     assert text.count("| mnist | 1 | vae | 1 |") == text.count("| mnist | 1 | iwae | 1 |") == 1
     times = [f.stat().st_mtime_ns for f in sorted((tmp_path / "mnist").glob("*/summary.json"))]
     # A metrics file that a kill left half written is no matter for what is finished.
-    with (tmp_path / "mnist/vae-L1-k1-seed0/metrics.jsonl").open("a") as stream:
+    with (tmp_path / "mnist/vae-L1-k1-seed0-passes1/metrics.jsonl").open("a") as stream:
         stream.write('{"pass"')
     status, printed = type_it(table1, *words)  # finished cells are kept
     assert status == 0
@@ -333,9 +339,9 @@ def test_a_small_table_from_end_to_end(type_it, tmp_path):
     assert times == [
         f.stat().st_mtime_ns for f in sorted((tmp_path / "mnist").glob("*/summary.json"))
     ]
-    # And other settings do not pass for them.
-    status, printed = type_it(table1, *words, "--loss", "sum")
-    assert status == 2 and "loss is 'mean' there and 'sum' here" in printed
+    # And other settings do not pass for them: they have folders of their own.
+    status, printed = type_it(table1, *words, "--loss", "sum", "--plan")
+    assert status == 0 and printed.count("finished") == 0 and printed.count("0 of 1 passes") == 3
 
 
 def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path):
@@ -344,18 +350,20 @@ def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path):
     status, printed = type_it(table2, *words)
     assert status == 0 and "REDUCED PROTOCOL" in printed
     runs = tmp_path / "mnist"
-    second = runs / "iwae-L1-k2-seed0-after-vae-L1-k1-seed0"
+    first = "vae-L1-k1-seed0-passes2"
+    end = "-passes3-first_rate0.00072-last_rate0.00072"
+    second = runs / f"iwae-L1-k2-seed0-after-{first}{end}"
     saved = json.loads((second / "config.json").read_text())
     # Two passes end in the second stage: its 3 passes again, at its rate.
     assert (saved["passes"], saved["first_rate"], saved["last_rate"]) == (3, 7.2e-4, 7.2e-4)
     steps = [
         [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
-        for run in (runs / "vae-L1-k1-seed0", second)
+        for run in (runs / first, second)
     ]
     assert steps == [[70, 140], [210, 280, 350]]  # Adam's count, and the keys, go on
     first_bounds = [
         json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["train_bound"]
-        for run in (runs / "iwae-L1-k2-seed0", second)
+        for run in (runs / "iwae-L1-k2-seed0-passes2", second)
     ]
     assert first_bounds[1] > first_bounds[0] + 1  # not from new parameters
     text = (tmp_path / "table2/table2.md").read_text()
@@ -376,7 +384,7 @@ def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path):
     moved = tmp_path / "moved" / second.name
     assert runner.restore_run(moved, None)[0].bound.k == (2,)
     saved = Config.from_json(json.loads((moved / "config.json").read_text()))
-    moved_first = tmp_path / "moved/vae-L1-k1-seed0"
+    moved_first = tmp_path / "moved" / first
     again = saved.replace(after=str(moved_first))
     data = datasets.load_data(again)
     RunFolder(moved).check(again, runner.run_facts(again, data))

@@ -1,5 +1,7 @@
 """Flags of the objective and of its gradient."""
 
+import inspect
+import re
 from dataclasses import dataclass, field, fields, make_dataclass
 from typing import Annotated, Any, get_type_hints
 
@@ -33,6 +35,14 @@ def route_of_theta(theta: str | None, gradient: str) -> str | None:
     return None
 
 
+def _help(takers: list[str], parameter: str) -> str:
+    """What a parameter means to the objectives that take it, from the first one's docstring."""
+    text = inspect.getdoc(objectives.NAMES[takers[0]]) or ""
+    found = re.search(rf"^ +{parameter}: (.*?)\.(?:\s|$)", text, re.M | re.S)
+    meaning = " ".join(found[1].replace("`", "").split()) if found else "a parameter"
+    return f"{' and '.join(takers)}: {meaning}."
+
+
 def _parameters() -> Any:
     """A dataclass of the parameters of all objectives, each a flag; None where it is not given."""
     flags: dict[str, Any] = {}
@@ -44,7 +54,7 @@ def _parameters() -> Any:
             flags[parameter.name] = (get_type_hints(cls)[parameter.name], parameter.default)
     members = []
     for name, (kind, default) in flags.items():
-        text = tyro.conf.arg(help=f"For the objective {' or '.join(takers[name])}.")
+        text = tyro.conf.arg(help=_help(takers[name], name))
         if kind is bool:
             members.append((name, Annotated[kind, text, SWITCH], field(default=False)))
         else:
@@ -84,6 +94,11 @@ class BoundFlags:
             if name not in known_objectives():
                 known = list(known_objectives())
                 raise UsageError(f"Expected --objective in {known}, got {name!r}.")
+        for name, given in (("gradient", self.gradient), ("p_gradient", (self.p_gradient,))):
+            for value in given:
+                if value is not None and value not in gradients.NAMES:
+                    known = ", ".join(gradients.NAMES)
+                    raise UsageError(f"Expected {flag(name)} to be one of {known}, got {value!r}.")
         for parameter in self.given():
             takers = [name for name, cls in known_objectives().items() if parameter in _names(cls)]
             if not set(takers) & set(self.objective):

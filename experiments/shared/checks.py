@@ -1,7 +1,8 @@
 """Checks of command-line arguments. Each raises a `UsageError` of one line."""
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,25 @@ from experiments.shared.errors import UsageError
 def flag(name: str) -> str:
     """The flag of a field."""
     return "--" + name.replace("_", "-")
+
+
+def in_flags(message: str, names: Iterable[str], other: Mapping[str, str] = {}) -> str:
+    """An error message of the library, with the flags that a person typed in place of its arguments.
+
+    Args:
+      message: the message.
+      names: the arguments whose flags have the same names.
+      other: the flags of further arguments.
+    """
+    flags = {name: flag(name) for name in names} | dict(other)
+    argument = "|".join(map(re.escape, sorted(flags, key=len, reverse=True)))
+    before = "".join(f"(?<!{c})" for c in (r"\w", "-", r"\.", "/", "'"))
+    start = "|".join(
+        f"(?<={word} )" for word in ("Expected", "divide", "under", "got", "and", "for")
+    )
+    start += "|(?<=Neither )|(?<=with )"
+    pattern = rf"{before}(?:{start})({argument})(?= (?:to|in|=|nor|instead|than|')|,)"
+    return re.sub(pattern, lambda found: flags[found[1]], message)
 
 
 def check_least(arguments: Any, **least: int) -> None:

@@ -1,19 +1,19 @@
 """The configuration of a run: defaults, command line and saved ``config.json`` in one."""
 
 import dataclasses
+import hashlib
 import itertools
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-import tyro
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 from experiments.shared.bound import BoundFlags, Parameters, route_of_theta
-from experiments.shared.checks import check_given, check_least, check_seeds
+from experiments.shared.checks import check_given, check_least, check_seeds, in_flags
 from experiments.shared.errors import UsageError
-from experiments.shared.flags import SWITCH, DataFlags, Images, optional
+from experiments.shared.flags import SWITCH, DataFlags, Images, group, optional
 from experiments.shared.network import NetworkFlags
 from experiments.shared.parsing import parse
+from experiments.shared.saved import check_values
 from experiments.shared.schedule import ScheduleFlags
 from iwae_jax import ModelConfig, gradients
 from iwae_jax.gradients import Estimator
@@ -34,6 +34,14 @@ INCIDENTAL = (
     "after",  # data.json identifies that run
 )
 """Fields that do not change the result: a run resumes whatever their values."""
+
+ADDED = (
+    *("gradient", "parameters", "p_gradient", "resampled", "after", "adam_beta1", "adam_beta2"),
+    *("latent_sizes", "hidden_sizes", "likelihood", "prior", "posterior", "network"),
+)
+"""Fields that the first version lacked: they may be missing in a config.json. All others may not."""
+
+_LONGEST = 200  # characters of a name; file systems take 255 bytes
 
 
 @dataclass(frozen=True)
@@ -97,16 +105,14 @@ class Config:
     combination of them is a run. The config of a run has one value for each.
     """
 
-    network: Annotated[NetworkFlags, tyro.conf.arg(name="model")] = field(
-        default_factory=NetworkFlags
-    )
-    bound: Annotated[BoundFlags, tyro.conf.arg(name="objective and gradient")] = field(
+    network: Annotated[NetworkFlags, group("model")] = field(default_factory=NetworkFlags)
+    bound: Annotated[BoundFlags, group("objective and gradient")] = field(
         default_factory=BoundFlags
     )
-    data: RunDataFlags = field(default_factory=RunDataFlags)
-    schedule: ScheduleFlags = field(default_factory=ScheduleFlags)
-    evaluation: EvaluationFlags = field(default_factory=EvaluationFlags)
-    run: RunFlags = field(default_factory=RunFlags)
+    data: Annotated[RunDataFlags, group()] = field(default_factory=RunDataFlags)
+    schedule: Annotated[ScheduleFlags, group()] = field(default_factory=ScheduleFlags)
+    evaluation: Annotated[EvaluationFlags, group()] = field(default_factory=EvaluationFlags)
+    run: Annotated[RunFlags, group()] = field(default_factory=RunFlags)
 
     @classmethod
     def of(cls, **values: Any) -> "Config":
@@ -119,19 +125,19 @@ class Config:
         for name, value in values.items():
             groups.setdefault(_GROUPS[name], {})[name] = _as_held(name, value)
         changed = {
-            group: dataclasses.replace(getattr(self, group), **members)
-            for group, members in groups.items()
+            name: dataclasses.replace(getattr(self, name), **members)
+            for name, members in groups.items()
         }
         return dataclasses.replace(self, **changed)
 
     def flat(self) -> dict[str, Any]:
         """The values of all flags, by name."""
-        return {name: getattr(getattr(self, group), name) for name, group in _GROUPS.items()}
+        return {name: getattr(getattr(self, where), name) for name, where in _GROUPS.items()}
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
-        for group in fields(self):
-            getattr(self, group.name).check()
+        for each in fields(self):
+            getattr(self, each.name).check()
         if self.bound.parameters.analytic_kl and max(self.network.numbers_of_layers) > 1:
             raise UsageError("Expected --analytic-kl with --layers 1, got more layers.")
         try:
@@ -142,9 +148,15 @@ class Config:
                         f"Expected --binarization=none with --likelihood={run.network.likelihood}, whose "
                         f"data are in {model.data_range}, got {self.data.binarization}."
                     )
-                gradients.check_pair(run.objective_function, run.gradient_estimator, run.bound.k[0])
+                gradients.check_pair(
+                    run.objective_function, run.gradient_estimator, run.bound.k[0], model
+                )
         except ValueError as error:
-            raise UsageError(str(error)) from error
+            names = [*_GROUPS, *(each.name for each in fields(Parameters))]
+            routes = {"p": "--p-gradient", "zq": "--gradient"}
+            message = in_flags(str(error), names, routes)
+            message = message.replace("gradients.ByRoute takes", "--p-gradient=reparam takes")
+            raise UsageError(message) from error
 
     def runs(self) -> list["Config"]:
         """One config for each combination of the swept values."""
@@ -157,7 +169,21 @@ class Config:
 
     @property
     def name(self) -> str:
-        """The name of a run's folder."""
+        """The name of a run: the values that matter most, then all others that are not the default."""
+        parts = [self.former_name]
+        defaults, values = Config().flat(), self.flat()
+        for name in ("binarization", *(each.name for each in fields(ScheduleFlags)), "precision"):
+            value = values[name]
+            if value != defaults[name]:
+                parts.append(f"{name}_{value}" if isinstance(value, str) else f"{name}{value}")
+        name = "-".join(parts)
+        if len(name) > _LONGEST:
+            name = f"{name[:_LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+        return name
+
+    @property
+    def former_name(self) -> str:
+        """The name that the run had in earlier versions, in which runs of several schedules shared it."""
         parts = [self.bound.name, self.network.name, f"k{self.bound.k[0]}"]
         if self.gradient_estimator != gradients.DEFAULT:
             parts.append(str(self.gradient_estimator))
@@ -184,11 +210,16 @@ class Config:
         """The content of a run's config.json: flat, one value for each flag."""
         values = self.flat() | {"layers": (self.network.depth,)} | self.network.other_sizes()
         values |= {name: values[name][0] for name in SWEPT}
-        return values | {"parameters": self.bound.given()}
+        return values | {"parameters": self.bound.taken()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Config":
-        """The config of a run from its config.json; missing names have their defaults."""
+        """The config of a run from its config.json; the names in `ADDED` have defaults.
+
+        Raises:
+          UsageError: if a name is missing or not known, or a value has another type or is out of range.
+        """
+        check_saved("config.json", values)
         if "theta_gradient" in values:  # of an earlier version
             values = dict(values)
             p = route_of_theta(values.pop("theta_gradient"), values.get("gradient", ""))
@@ -196,15 +227,39 @@ class Config:
         unknown = sorted(set(values) - set(_GROUPS))
         if unknown:
             raise UsageError(f"Expected a config of this version, got unknown {unknown}.")
-        return cls.of(**values)
+        config = cls.of(**values)
+        try:
+            for flags in (config.network, config.bound, config.schedule, config.evaluation):
+                flags.check()
+        except UsageError as error:
+            raise UsageError(f"config.json holds an invalid value: {error}") from error
+        return config
 
 
 _GROUPS = {
-    flag.name: group.name
-    for group in fields(Config)
-    for flag in fields(getattr(Config(), group.name))
+    flag.name: each.name for each in fields(Config) for flag in fields(getattr(Config(), each.name))
 }
 """The group of each flag."""
+
+
+def _kinds() -> dict[str, Any]:
+    """The type of each value of a config.json."""
+    kinds: dict[str, Any] = {"theta_gradient": str | None}  # of an earlier version
+    for each in fields(Config):
+        kinds |= get_type_hints(type(getattr(Config(), each.name)))
+    kinds |= {name: get_args(kinds[name])[0] for name in SWEPT}
+    return kinds | {"parameters": dict}
+
+
+def check_saved(file: Any, values: Any) -> None:
+    """Raise a `UsageError` if the content of a config.json lacks a value or holds one of another type."""
+    required = set(_GROUPS) - set(ADDED) - set(INCIDENTAL)
+    check_values(file, values, _kinds(), sorted(required))
+    parameters = values.get("parameters", {})
+    check_values(f"parameters in {file}", parameters, get_type_hints(Parameters))
+    unknown = sorted(set(parameters) - {each.name for each in fields(Parameters)})
+    if unknown:
+        raise UsageError(f"Expected parameters in {file} to be known, got {unknown}.")
 
 
 def _as_held(name: str, value: Any) -> Any:

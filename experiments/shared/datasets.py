@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import iwae_jax
+from experiments.shared.checks import in_flags
 from experiments.shared.config import Config
 from experiments.shared.display import warn
 from experiments.shared.errors import UsageError
@@ -22,15 +23,19 @@ def load_data(config: Config) -> Dataset:
         try:
             data = iwae_jax.data.load(flags.dataset, flags.data_source, flags.data_dir)
         except (ValueError, OSError) as error:
-            raise UsageError(str(error)) from error
+            raise UsageError(_in_flags(str(error))) from error
     for warning in caught:
         if issubclass(warning.category, UserWarning):
-            warn(str(warning.message))
+            warn(_in_flags(str(warning.message)))
     if data.source == "embedded" and config.schedule.preset == "paper":
         raise UsageError(
             "Expected real data for --preset=paper, got the embedded digits: give --data-dir."
         )
     return data
+
+
+def _in_flags(message: str) -> str:
+    return in_flags(message, ["data_dir"], {"name": "--dataset", "source": "--data-source"})
 
 
 def observations(config: Config, data: Dataset, images: np.ndarray, key: jax.Array) -> jax.Array:

@@ -33,6 +33,8 @@ def parse_entry(text: str, k: int) -> tuple[Any, Any]:
         values = {}
         for pair in filter(None, re.split(r",(?![^\[]*\])", given)):  # not within brackets
             parameter, _, value = pair.partition("=")
+            if parameter in values:
+                raise ValueError(f"Expected {parameter} once, got it twice.")
             values[parameter] = {"inf": math.inf, "-inf": -math.inf}.get(value) or json.loads(value)
         objective = known[name](**values)
         p, _, zq = gradient.rpartition("+")

@@ -5,6 +5,7 @@ import csv
 import io
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,17 @@ def write_atomically(file: Path, content: str | bytes) -> None:
     data = content.encode() if isinstance(content, str) else content
     partial = file.with_name(f"{file.name}.partial")
     with held():
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(file)
+        try:
+            with partial.open("wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            partial.replace(file)
+        except OSError as error:  # a full disk
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            error.filename = str(file)  # which a failed write does not name
+            raise
 
 
 def write_json(file: Path, values: Any) -> None:
@@ -46,6 +53,12 @@ def writing_to(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UsageError(f"Expected to write to {path}, got: {error.strerror}.") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise a `UsageError` if no file can be written into a folder."""
+    with writing_to(folder), tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def make_folder(path: str | Path) -> Path:

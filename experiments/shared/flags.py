@@ -9,6 +9,7 @@ import tyro
 
 from experiments.shared.checks import check_folder
 from experiments.shared.errors import UsageError
+from experiments.shared.files import check_writable
 
 DATASETS = Literal["mnist", "binarized_mnist", "omniglot", "digits"]
 
@@ -22,6 +23,11 @@ def optional(metavar: str, default: str = "") -> object:
 def choices(names: Iterable[str]) -> object:
     """A flag that takes any of these names; --help lists them."""
     return tyro.conf.arg(metavar="{" + ",".join(names) + "}")
+
+
+def group(name: str | None = None) -> object:
+    """A group of flags: its name in --help. The name says enough, so that no further text is shown."""
+    return tyro.conf.arg(name=name, help="")
 
 
 SWITCH = tyro.conf.arg(help_behavior_hint="")
@@ -64,6 +70,10 @@ class FinishedRun:
     """Folder of local data files."""
 
     def check(self) -> None:
-        """Raise a `UsageError` if the folder holds no run."""
+        """Raise a `UsageError` if the folder holds no run, or if nothing can be written into it."""
         if not (self.run_dir / "config.json").is_file():
-            raise UsageError(f"Expected RUN_DIR to be a run's folder, got {str(self.run_dir)!r}.")
+            raise UsageError(
+                f"Expected a run's folder, which holds config.json, got {str(self.run_dir)!r}."
+            )
+        check_folder("data_dir", self.data_dir)
+        check_writable(self.run_dir)

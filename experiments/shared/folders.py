@@ -1,6 +1,7 @@
 """Run folders: their files, and whether a folder belongs to a run."""
 
 import contextlib
+import fnmatch
 import json
 import os
 import re
@@ -14,9 +15,42 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from experiments.shared.config import INCIDENTAL, Config
+from experiments.shared.config import INCIDENTAL, Config, check_saved
 from experiments.shared.errors import UsageError
 from experiments.shared.files import write_atomically, write_json, writing_to
+from experiments.shared.saved import Number, check_values, read_json
+
+KINDS: dict[str, dict[str, Any]] = {
+    "data.json": {"source": str, "origin": str, "fingerprint": str},
+    "summary.json": {
+        **{"test_nll": float, "test_nll_k": int, "test_bound": float, "test_images": int},
+        **{"effective_sample_size": float, "source": str, "origin": str, "binarization": str},
+        **{"seconds": dict, "train_bound": float, "passes": int},
+    },
+    "metrics.jsonl": {"pass": int, "train_bound": float},
+}
+"""The values that every version writes, and their types."""
+
+LATER: dict[str, dict[str, Any]] = {
+    "data.json": {"dataset": str, "images": list[int], "after": dict},
+    "summary.json": {
+        **{"monte_carlo_error": Number, "split_error": Number, "effective_sample_size_5": float},
+        **{"largest_weight": float, "pareto_k_high": Number, "warnings": list[str]},
+        **{"objective": str, "objective_kind": str, "gradient": str, "active_units": list[int]},
+        **{"activity": list[list[float]], "divergences": list[list[float]]},
+        **{"units_with_divergence": list[int], "elbo_terms": dict, "without_inactive": dict},
+    },
+    "metrics.jsonl": {"validation_bound": Number, "step": int, "learning_rate": float},
+}
+"""Values that some versions, or some runs, lack, and their types."""
+
+OWN = (
+    *("config.json", "data.json", "metrics.jsonl", "summary.json", "checkpoints", "*.partial"),
+    *("curves.png", "samples.png", "reconstructions.png", "active_units.png", "weights.png"),
+    *("log_weights.npy", "test_*.np?", "evaluation-k*", "annealing-*", "latents", "tensorboard"),
+    "report.html",
+)
+"""Patterns of all that commands write into a run folder. --overwrite deletes nothing else."""
 
 
 class RunFolder:
@@ -24,6 +58,28 @@ class RunFolder:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+
+    @classmethod
+    def of(cls, root: str | Path, experiment: str, config: Config) -> "RunFolder":
+        """The folder of a run: ROOT/EXPERIMENT/NAME, and the data set if it is another than EXPERIMENT's.
+
+        A run of an earlier version, whose name held fewer flags, keeps its folder.
+        """
+        place, dataset = Path(root) / experiment, config.data.dataset
+        folder = cls(place / (config.name + ("" if dataset == experiment else f"-{dataset}")))
+        former = cls(place / config.former_name)
+        return former if not folder.path.exists() and former._holds(config) else folder
+
+    def _holds(self, config: Config) -> bool:
+        """Whether the folder is that of a run with this config."""
+        try:
+            saved = self.read("config.json")
+            if saved is not None:
+                there = Config.from_json(saved).to_json()
+                self._refuse_difference("config.json", there, config.to_json(), INCIDENTAL)
+        except UsageError:
+            return False
+        return saved is not None
 
     @property
     def checkpoints(self) -> Path:
@@ -89,12 +145,12 @@ class RunFolder:
         file = self.path / name
         if not file.is_file():
             return None
-        try:
-            values = json.loads(file.read_text())
-        except ValueError as error:
-            raise UsageError(f"Expected {file} to be JSON, got: {error}.") from error
-        if not isinstance(values, dict):
-            raise UsageError(f"Expected {file} to hold a JSON object, got {type(values).__name__}.")
+        values = read_json(file)
+        if name == "config.json":
+            check_saved(file, values)
+        else:
+            required = KINDS.get(name, {})
+            check_values(file, values, required | LATER.get(name, {}), required)
         return values
 
     def write(self, name: str, values: dict[str, Any]) -> None:
@@ -102,31 +158,34 @@ class RunFolder:
         write_json(self.path / name, values)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, one a pass."""
+        """The lines of metrics.jsonl, one a pass. A last line that is only begun is left out."""
         file = self.path / "metrics.jsonl"
-        lines = file.read_text().splitlines() if file.exists() else []
         try:
-            metrics = [json.loads(line) for line in lines]
-            numbers = [line["pass"] for line in metrics]
-        except (ValueError, KeyError, TypeError) as error:
+            whole = file.read_bytes().rpartition(b"\n")[0] if file.is_file() else b""
+            metrics = [json.loads(line) for line in whole.splitlines()]
+        except (OSError, ValueError, RecursionError) as error:
             raise UsageError(
                 f"Expected {file} to hold a JSON object a line, got: {error}."
             ) from error
+        required = KINDS["metrics.jsonl"]
+        for number, line in enumerate(metrics, 1):
+            where = f"line {number} of {file}"
+            check_values(where, line, required | LATER["metrics.jsonl"], required)
+        numbers = [line["pass"] for line in metrics]
         if numbers != list(range(1, len(numbers) + 1)):
             raise UsageError(f"Expected {file} to hold passes 1, 2, .. in order, got {numbers}.")
         return metrics
 
     def keep_metrics(self, passes: int) -> None:
         """Cut metrics.jsonl to the passes of the restored checkpoint."""
-        file = self.path / "metrics.jsonl"
-        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
-        if len(lines) < passes:
+        file, whole = self.path / "metrics.jsonl", len(self.metrics())
+        if whole < passes:
             raise UsageError(
-                f"Expected {file} to hold the {passes} passes of the checkpoint, got {len(lines)}: "
+                f"Expected {file} to hold the {passes} passes of the checkpoint, got {whole}: "
                 "--overwrite discards the run."
             )
+        lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
         write_atomically(file, b"".join(lines[:passes]))
-        self.metrics()  # raises before the training, not after it, if a line is damaged
 
     def add_metrics(self, values: dict[str, Any]) -> None:
         """Add a line to metrics.jsonl. It is on the disk before the checkpoint of its pass."""
@@ -136,10 +195,16 @@ class RunFolder:
             os.fsync(stream.fileno())
 
     def _remove(self) -> None:
-        known = {"config.json", "data.json", "metrics.jsonl", "summary.json", "checkpoints"}
-        if any(self.path.iterdir()) and not known & {file.name for file in self.path.iterdir()}:
-            raise UsageError(f"Expected {self.path} to be a run's folder. It is not removed.")
-        shutil.rmtree(self.path)
+        with writing_to(self.path):
+            names = sorted(file.name for file in self.path.iterdir())
+            others = [n for n in names if not any(fnmatch.fnmatch(n, own) for own in OWN)]
+            if others:
+                more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+                raise UsageError(
+                    f"Expected {self.path} to hold only the files of a run, got {', '.join(others[:3])}"
+                    f"{more}. Nothing is deleted."
+                )
+            shutil.rmtree(self.path)
 
     def _refuse_difference(
         self, name: str, saved: dict[str, Any], wanted: dict[str, Any], ignored: tuple[str, ...]

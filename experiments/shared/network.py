@@ -12,6 +12,7 @@ from experiments.shared.parsing import read_widths, spec, write_widths
 from iwae_jax import ModelConfig, models
 
 Widths = tuple[tuple[int, ...], ...]
+PARTS = ("likelihood", "prior", "posterior", "network")
 
 
 def default_sizes(layers: int) -> tuple[tuple[int, ...], Widths]:
@@ -38,12 +39,12 @@ class NetworkFlags:
         tyro.conf.arg(help_behavior_hint="(default: 1, or as many as sizes are given)"),
     ] = ()
     """Stochastic layers (sweep). 1 and 2: the paper's networks. Above 2, sizes halve from layer to layer."""
-    latent_sizes: Annotated[tuple[int, ...], optional("INT [INT ...]", "see --layers")] = ()
+    latent_sizes: Annotated[tuple[int, ...], optional("INT ..", "see --layers")] = ()
     """Latents of each stochastic layer, from the layer next to x upwards: 100 50 25."""
     hidden_sizes: Annotated[
         Widths,
-        spec("*", "INT,INT [INT,INT ...]", read_widths, write_widths),
-        optional("INT,INT [INT,INT ...]", "see --layers"),
+        spec("*", "INT,INT ..", read_widths, write_widths),
+        optional("INT,INT ..", "see --layers"),
     ] = ()
     """Widths of the hidden layers, one comma-separated word for each stochastic layer: 200,200 100,100."""
     likelihood: Annotated[str, choices(models.LIKELIHOODS)] = "bernoulli"
@@ -52,6 +53,8 @@ class NetworkFlags:
     """Distribution of z."""
     posterior: Annotated[str, choices(models.POSTERIORS)] = "normal"
     """Distribution of z given x in the recognition model."""
+    network: Annotated[str, choices(models.NETWORKS)] = "mlp"
+    """Network of each distribution."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
@@ -99,9 +102,8 @@ class NetworkFlags:
     @property
     def is_papers(self) -> bool:
         """Whether the network of a run is one of the paper's two."""
-        distributions = (self.likelihood, self.prior, self.posterior)
-        paper = self.depth <= 2 and distributions == ("bernoulli", "normal", "normal")
-        return paper and not any(self.other_sizes().values())
+        paper = self.depth <= 2 and not any(self.other_sizes().values())
+        return paper and all(getattr(self, n) == getattr(NetworkFlags, n) for n in PARTS)
 
     @property
     def name(self) -> str:
@@ -114,7 +116,7 @@ class NetworkFlags:
             parts.append(
                 "h" + "+".join("_".join(map(str, layer)) for layer in sizes["hidden_sizes"])
             )
-        for name in ("likelihood", "prior", "posterior"):
+        for name in PARTS:
             value = getattr(self, name)
             if value != getattr(NetworkFlags, name):
                 parts.append(f"{name}_{value}")
@@ -127,7 +129,5 @@ class NetworkFlags:
             (pixels,),
             latent_sizes,
             hidden_sizes,
-            likelihood=self.likelihood,
-            prior=self.prior,
-            posterior=self.posterior,
+            **{name: getattr(self, name) for name in PARTS},
         )

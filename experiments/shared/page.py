@@ -23,7 +23,10 @@ PICTURES = (
 
 @dataclass(frozen=True)
 class Found:
-    """A run in a folder; ``summary`` is None for a run that is not finished."""
+    """A run in a folder; ``summary`` is None for a run that is not finished.
+
+    A damaged run has empty contents, and its ``problem`` says what is wrong.
+    """
 
     name: str
     path: Path
@@ -31,23 +34,24 @@ class Found:
     data: dict[str, Any]
     metrics: list[dict[str, Any]]
     summary: dict[str, Any] | None
+    problem: str | None = None
 
 
 def collect(root: Path) -> list[Found]:
-    """Every run below a folder, by name; a damaged run is left out with a warning."""
+    """Every run below a folder, by name. A damaged run is in the list too, with its problem."""
     found = []
     for file in sorted(root.rglob("config.json")):
         folder = RunFolder(file.parent)
+        if not (folder.path / "data.json").is_file():
+            continue  # the config.json of another program, or a run that has not begun
+        name = _printable(file.parent.relative_to(root) if file.parent != root else root.name)
         try:
-            config, data = folder.read("config.json") or {}, folder.read("data.json")
-            if data is None or "k" not in config:
-                continue  # the config.json of another program
+            config, data = folder.read("config.json") or {}, folder.read("data.json") or {}
             summary, metrics = folder.read("summary.json"), folder.metrics()
+            found.append(Found(name, file.parent, config, data, metrics, summary))
         except UsageError as error:
-            warn(f"left out: {error}")
-            continue
-        name = str(file.parent.relative_to(root)) if file.parent != root else root.name
-        found.append(Found(name, file.parent, config, data, metrics, summary))
+            warn(f"{name} is damaged: {_printable(error)}")
+            found.append(Found(name, file.parent, {}, {}, [], None, problem=str(error)))
     return found
 
 
@@ -76,7 +80,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
 
 
 def row(run: Found) -> dict[str, Any]:
-    """The values of a run for `COLUMNS`; None for a value that the run lacks."""
+    """The values of a run for `COLUMNS`, and its problem; None for a value that the run lacks."""
     summary = run.summary or {}
     return {
         "run": run.name,
@@ -98,6 +102,7 @@ def row(run: Found) -> dict[str, Any]:
         "active": "+".join(map(str, summary.get("active_units", []))) or None,
         "effective": summary.get("effective_sample_size"),
         "pareto": summary.get("pareto_k_high"),
+        "problem": run.problem,
     }
 
 
@@ -125,7 +130,7 @@ def _shown(key: str, value: Any) -> str:
 
 def differing(runs: list[Found]) -> dict[str, list[Any]]:
     """The fields of the configs that differ between runs, with the value of each run."""
-    configs = [_completed(run.config) for run in runs]
+    configs = [_completed(run.config) for run in runs if run.problem is None]
     names = dict.fromkeys(name for config in configs for name in config)
     values = {name: [config.get(name) for config in configs] for name in names}
     return {
@@ -149,7 +154,7 @@ def render(runs: list[Found], title: str) -> str:
     best = _best(runs)
     return _PAGE.substitute(
         title=_text(title),
-        count=f"{counted(len(runs), 'run')}, {sum(run.summary is not None for run in runs)} finished",
+        count=count(runs),
         heads="".join(
             f'<th data-key="{key}" data-kind="{kind}" tabindex="0" role="button">{_text(head)}</th>'
             for key, head, kind in COLUMNS
@@ -162,6 +167,14 @@ def render(runs: list[Found], title: str) -> str:
         details="".join(_details(number, run) for number, run in enumerate(runs)),
         curves=_script([_curve(run) for run in runs]),
     )
+
+
+def count(runs: list[Found]) -> str:
+    """The numbers of runs, of finished runs and of damaged runs."""
+    finished = sum(run.summary is not None for run in runs)
+    damaged = sum(run.problem is not None for run in runs)
+    text = f"{counted(len(runs), 'run')}, {finished} of them finished"
+    return text + (f", {damaged} damaged" if damaged else "")
 
 
 def _best(runs: list[Found]) -> set[int]:
@@ -201,6 +214,8 @@ def _row(number: int, values: dict[str, Any], best: bool, progress: str | None) 
                 f'<label><input type="checkbox" data-run="{number}"><i class="swatch"></i></label>'
                 f'<a href="#run{number}">{shown}</a>'
             )
+            if values["problem"] is not None:
+                shown += f" <em>damaged: {_text(values['problem'])}</em>"
         if key == "source" and value == "embedded":
             shown += " <em>not comparable</em>"
         cells.append(f'<td class="{kind}" data-sort="{_text(str(sort))}">{shown}</td>')
@@ -208,14 +223,15 @@ def _row(number: int, values: dict[str, Any], best: bool, progress: str | None) 
 
 
 def _differences(runs: list[Found]) -> str:
+    runs_by_number = {n: run for n, run in enumerate(runs) if run.problem is None}
     fields = differing(runs)
     if not fields:
         return "<p>All runs have the same config.</p>"
     heads = "".join(f"<th>{_text(name)}</th>" for name in fields)
     lines = []
-    for number, run in enumerate(runs):
+    for place, (number, run) in enumerate(runs_by_number.items()):
         cells = "".join(
-            f"<td>{_text(json.dumps(values[number]))}</td>" for values in fields.values()
+            f"<td>{_text(json.dumps(values[place]))}</td>" for values in fields.values()
         )
         lines.append(f'<tr><td><a href="#run{number}">{_text(run.name)}</a></td>{cells}</tr>')
     return (
@@ -227,6 +243,8 @@ def _differences(runs: list[Found]) -> str:
 def _details(number: int, run: Found) -> str:
     summary = run.summary
     lines = [f'<section class="run" id="run{number}"><h3>{_text(run.name)}</h3>']
+    if run.problem is not None:
+        return f'{lines[0]}<p class="warning">{_text(run.problem)}</p></section>'
     facts = f"{run.data.get('dataset')} from {run.data.get('source')} ({run.data.get('origin')})"
     if summary is None:
         facts += f"; {_progress(run)}"
@@ -240,7 +258,7 @@ def _details(number: int, run: Found) -> str:
     ]
     lines.append('<div class="pictures">')
     for pattern in PICTURES:
-        for file in sorted(run.path.glob(pattern)):
+        for file in filter(Path.is_file, sorted(run.path.glob(pattern))):
             content = base64.b64encode(file.read_bytes()).decode()
             lines.append(
                 f'<img alt="{_text(f"{run.name}: {file.stem}")}" loading="lazy" '
@@ -271,7 +289,12 @@ def _curve(run: Found) -> dict[str, Any]:
 
 
 def _text(text: str) -> str:
-    return html.escape(text, quote=True)
+    return html.escape(_printable(text), quote=True)
+
+
+def _printable(text: Any) -> str:
+    """Text without the surrogates that stand for bytes that are no UTF-8."""
+    return str(text).encode("utf-8", "replace").decode()
 
 
 def _script(values: Any) -> str:

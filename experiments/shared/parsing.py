@@ -2,7 +2,11 @@
 
 import contextlib
 import difflib
+import inspect
 import io
+import shutil
+import sys
+import textwrap
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
@@ -38,6 +42,8 @@ def parse(
       UsageError: on a bad command line. --help raises `SystemExit` with status 0.
     """
     given = {} if default is MISSING else {"default": default}
+    if {"-h", "--help"} & set(sys.argv[1:] if words is None else words):
+        print(f"{_filled(description)}\n")
     drawn = io.StringIO()  # a box, which nobody sees
     try:
         with contextlib.redirect_stderr(drawn), _errors_as_sentences(_flags(kind)):
@@ -45,7 +51,7 @@ def parse(
                 kind,
                 args=words,
                 prog=program,
-                description=description,
+                description="",  # printed above: tyro would break its lines elsewhere
                 config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
                 registry=_registry,
                 **given,
@@ -54,6 +60,16 @@ def parse(
         if not stop.code:
             raise  # --help
         raise UsageError(f"Invalid arguments. See {program} --help.") from None
+
+
+def _filled(text: str) -> str:
+    """A docstring with its paragraphs filled to the terminal; indented lines and lists stay."""
+    width = min(shutil.get_terminal_size((80, 24)).columns, 100)
+    paragraphs = inspect.cleandoc(text).split("\n\n")
+    return "\n\n".join(
+        paragraph if paragraph.startswith((" ", "-")) else textwrap.fill(paragraph, width)
+        for paragraph in paragraphs
+    )
 
 
 @contextlib.contextmanager
@@ -139,8 +155,8 @@ _registry = ConstructorRegistry()
 SCALARS: dict[Any, tuple[str, str]] = {
     int: ("INT", "an int"),
     float: ("FLOAT", "a number"),
-    str: ("TEXT", "a text"),
-    Path: ("PATH", "a path"),
+    str: ("TEXT", "a text that is not empty"),
+    Path: ("PATH", "a path that is not empty"),
 }
 """Metavar, and name in sentences, of each type that one word gives."""
 
@@ -151,6 +167,8 @@ def read_one(kind: Any) -> Reader:
     def read(words: list[str]) -> Any:
         (word,) = words
         try:
+            if not word or "\0" in word:  # "" would stand for the current folder
+                raise ValueError
             return kind(word)
         except ValueError:
             raise ValueError(f"{SCALARS[kind][1]}, got {word!r}") from None
@@ -209,7 +227,7 @@ def _rule(info: PrimitiveTypeInfo) -> Any:
     inner = get_args(kind)
     if get_origin(kind) is tuple and inner[1:] == (...,) and inner[0] in SCALARS:
         metavar = SCALARS[inner[0]][0]
-        return spec("*", f"{metavar} [{metavar} ...]", read_many(inner[0]))
+        return spec("*", f"{metavar} ..", read_many(inner[0]))
     return None
 
 

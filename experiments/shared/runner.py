@@ -32,7 +32,7 @@ def run_all(experiment: str, config: Config, started: float) -> int:
     config.check()
     data = load_data(config)
     runs = config.runs()
-    folders = [RunFolder(Path(config.run.out_dir) / experiment / run.name) for run in runs]
+    folders = [RunFolder.of(config.run.out_dir, experiment, run) for run in runs]
     console.print(
         f"{config.data.dataset} from {data.source} ({data.origin}): {len(data.train):,} training, "
         f"{len(data.validation):,} held-out, {counted(len(data.test), 'test image')}"

@@ -1,5 +1,6 @@
 """Flags of the training schedule and of the optimizer."""
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -43,10 +44,15 @@ class ScheduleFlags:
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_least(self, batch_size=1, total_stages=1, stage_base=1, stages=1, passes=1)
-        if self.stage_base**self.total_stages > 10**6:
+        # The power itself may have billions of digits.
+        if self.total_stages * math.log(self.stage_base) > math.log(1e6) + 1e-9:
             raise UsageError(
                 "Expected --stage-base to the power of --total-stages to be at most a million, got "
                 f"{self.stage_base} and {self.total_stages}."
+            )
+        if self.total_stages > 1000:
+            raise UsageError(
+                f"Expected --total-stages to be at most 1000, got {self.total_stages}."
             )
         check_positive(self, "first_rate", "last_rate", "adam_eps")
         check_fractions(self, "adam_beta1", "adam_beta2")

@@ -24,14 +24,13 @@ def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
     """Run both first parts, and each second part; write the table; return the exit status."""
     out = make_folder(Path(vae.run.out_dir) / "table2")
     data = load_data(vae)
-    root = Path(vae.run.out_dir) / vae.data.dataset
     rows: list[dict[str, Any]] = []
     try:
         for first, other in ((vae, iwae), (iwae, vae)):
-            folder = RunFolder(root / first.name)
+            folder = RunFolder.of(vae.run.out_dir, vae.data.dataset, first)
             before = _finish(first, folder, data, started)
             second = _second_part(first, other, folder.path, data.train.shape[1])
-            second_folder = RunFolder(root / second.name)
+            second_folder = RunFolder.of(vae.run.out_dir, vae.data.dataset, second)
             after = _finish(second, second_folder, data, time.time())
             gain = _log_p(second_folder) - _log_p(folder)
             key = (*_objective(first), *_objective(second))

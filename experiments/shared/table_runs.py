@@ -48,7 +48,7 @@ class Cells:
 
     def folder(self, run: Config) -> RunFolder:
         """The folder of a run."""
-        return RunFolder(self.out_dir / run.data.dataset / run.name)
+        return RunFolder.of(self.out_dir, run.data.dataset, run)
 
     def distinct(self) -> list[Config]:
         """Every run once."""

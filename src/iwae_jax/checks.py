@@ -1,6 +1,5 @@
 """Checks of input, and the texts of their errors."""
 
-import math
 import operator
 import os
 import types
@@ -184,36 +183,6 @@ def _plain(name: str, values: Any) -> Any:
     ):
         raise ValueError(f"Expected {name} to be bool, integer or float, got {values.dtype}.")
     return values
-
-
-def check_images(images: Any, maximum: Any, *, bounded: bool = True) -> tuple[Any, float]:
-    """Return images and their maximum intensity, if the values lie in [0, maximum].
-
-    Values inside ``jit`` or on other machines are not known, and not checked.
-
-    Args:
-      images: an array, or what NumPy makes one of.
-      maximum: the intensity that means one; None for the default, 255 for uint8, else 1.
-      bounded: False if any finite value will do.
-    """
-    images = _plain("images", images)
-    if maximum is None:
-        maximum = 255.0 if images.dtype == np.uint8 and bounded else 1.0
-    maximum = float(check_number("maximum", maximum, 0.0, math.inf, open_low=True, open_high=True))
-    unknown = isinstance(images, jax.core.Tracer) or not getattr(
-        images, "is_fully_addressable", True
-    )
-    if unknown or not images.size or (images.dtype == np.uint8 and (maximum >= 255 or not bounded)):
-        return images, maximum
-    low, high = float(images.min()), float(images.max())  # NaN if there is one
-    if not (
-        math.isfinite(low) and math.isfinite(high) and (not bounded or 0 <= low <= high <= maximum)
-    ):
-        expected = f"in [0, maximum] = [0, {maximum:g}]" if bounded else "to be finite"
-        raise ValueError(
-            f"Expected images {expected}, got {images.dtype} values from {low:g} to {high:g}."
-        )
-    return images, maximum
 
 
 def check_data_mean(data_mean: Any, data_shape: tuple[int, ...]) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Data sets, and how their pixels are binarized."""
 
-from iwae_jax.data.binarization import binarize, default_maximum, draw_pixels
+from iwae_jax.data.binarization import binarize, draw_pixels
 from iwae_jax.data.datasets import (
     DATA_DIR_VARIABLE,
     NAMES,
@@ -21,7 +21,6 @@ __all__ = [
     "NotFoundError",
     "Source",
     "binarize",
-    "default_maximum",
     "draw_pixels",
     "load",
 ]

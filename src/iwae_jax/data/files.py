@@ -4,25 +4,43 @@ Every reader returns an array with one image in each row. If a file is damaged o
 the reader raises a `ValueError` that names the file and the expected content.
 """
 
-import gzip
 import io
-import math
 import struct
 import zipfile
-import zlib
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
+from iwae_jax.data.mat import read_mat
+from iwae_jax.data.reading import (
+    DamagedError,
+    check_count,
+    check_labels,
+    npz_names,
+    open_plain,
+    read_at_most,
+    read_npz,
+    reading,
+)
+
 SIDE = 28
 """Side of an image, in pixels, in all data sets except the embedded digits."""
+
+READABLE = "a readable, undamaged file"
+_DRAWINGS = 20  # of each of Omniglot's characters
+_MOST_PNG = 2**16  # bytes; Omniglot's have under 1,000
 
 _IDX_NAMES = {
     "train": ("train-images-idx3-ubyte", "train-images.idx3-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-images.idx3-ubyte"),
 }
-_AMAT_NAMES = {split: (f"binarized_mnist_{split}.amat",) for split in ("train", "valid", "test")}
+AMAT_IMAGES = {"train": 50_000, "valid": 10_000, "test": 10_000}
+"""The numbers of images of the three files, which do not state them themselves."""
+
+_AMAT_NAMES = {split: (f"binarized_mnist_{split}.amat",) for split in AMAT_IMAGES}
 OMNIGLOT_ZIPS = (
     "images_background.zip",
     "images_evaluation.zip",
@@ -62,7 +80,13 @@ def find_binarized_mnist(folder: Path) -> dict[str, np.ndarray] | None:
     for place in _places(folder, "binarized_mnist", "binarized-mnist", "mnist", "MNIST"):
         files = _find_all(place, _AMAT_NAMES)
         if files:
-            return {split: read_amat(file) for split, file in files.items()}
+            splits = {split: read_amat(file) for split, file in files.items()}
+            for split, count in AMAT_IMAGES.items():
+                if len(splits[split]) != count:
+                    raise DamagedError(
+                        f"Expected {files[split]} to have {count:,} lines, got {len(splits[split]):,}."
+                    )
+            return splits
     return None
 
 
@@ -88,90 +112,128 @@ def find_omniglot_zips(folder: Path) -> np.ndarray | None:
 
 def read_idx(file: Path) -> np.ndarray:
     """Read the images of an IDX file, plain or gzipped: uint8 [n, 784]."""
-    raw = _read_bytes(file)
     wanted = f"an IDX file of unsigned bytes, images of {SIDE}x{SIDE}"
-    if len(raw) < 16:
-        raise ValueError(f"Expected {file} to be {wanted}, got {len(raw)} bytes.")
-    magic, count, rows, columns = struct.unpack(">4I", raw[:16])
-    if magic != 0x0803:
-        raise ValueError(f"Expected {file} to be {wanted}: magic 0x00000803, got 0x{magic:08x}.")
-    if (rows, columns) != (SIDE, SIDE) or not count:
-        raise ValueError(f"Expected {file} to be {wanted}, got {count} of {rows}x{columns}.")
-    size = 16 + count * rows * columns
-    if len(raw) != size:
-        raise ValueError(
-            f"Expected {file} to have {size} bytes for its {count} images, got {len(raw)}: "
-            "the file is truncated or damaged."
-        )
-    return np.frombuffer(raw, np.uint8, offset=16).reshape(count, SIDE * SIDE)
+    with reading(file, READABLE), open_plain(file) as stream:
+        head = stream.read(16)
+        if len(head) < 16:
+            raise DamagedError(f"Expected {file} to be {wanted}, got {len(head)} bytes.")
+        magic, count, rows, columns = struct.unpack(">4I", head)
+        if magic != 0x0803:
+            raise DamagedError(
+                f"Expected {file} to be {wanted}: magic 0x00000803, got 0x{magic:08x}."
+            )
+        if (rows, columns) != (SIDE, SIDE):
+            raise DamagedError(f"Expected {file} to be {wanted}, got {rows}x{columns}.")
+        check_count(file, count)
+        raw = _promised(file, stream, count * SIDE * SIDE, f"its {count} images")
+    return np.frombuffer(raw, np.uint8).reshape(count, SIDE * SIDE)
 
 
 def read_idx_labels(file: Path, count: int) -> np.ndarray:
-    """Read the labels of ``count`` images from an IDX file, plain or gzipped: uint8 [count]."""
-    raw = _read_bytes(file)
-    magic, found = struct.unpack(">2I", raw[:8]) if len(raw) >= 8 else (0, 0)
-    if magic != 0x0801 or found != count or len(raw) != 8 + count:
-        raise ValueError(
-            f"Expected {file} to be an IDX file of {count} labels, magic 0x00000801, got {found} with "
-            f"magic 0x{magic:08x} in {len(raw)} bytes."
+    """Read MNIST's labels of ``count`` images from an IDX file, plain or gzipped: uint8 [count]."""
+    with reading(file, READABLE), open_plain(file) as stream:
+        head = stream.read(8)
+        magic, found = struct.unpack(">2I", head) if len(head) == 8 else (0, 0)
+        if magic != 0x0801 or found != count:
+            raise DamagedError(
+                f"Expected {file} to be an IDX file of {count} labels, magic 0x00000801, got {found} "
+                f"with magic 0x{magic:08x}."
+            )
+        labels = np.frombuffer(_promised(file, stream, count, f"its {count} labels"), np.uint8)
+    check_labels(f"the labels in {file}", labels)
+    return labels
+
+
+def _promised(file: Path, stream: BinaryIO, size: int, content: str) -> bytes:
+    """The rest of a file, of a known size; one byte more is asked for, so that gzip checks its sum."""
+    raw = read_at_most(stream, size + 1)
+    if len(raw) != size:
+        got = "more" if len(raw) > size else str(len(raw))
+        raise DamagedError(
+            f"Expected {file} to have {size} bytes for {content}, got {got}: the file is truncated or "
+            "damaged."
         )
-    return np.frombuffer(raw, np.uint8, offset=8)
+    return raw
 
 
 def read_amat(file: Path) -> np.ndarray:
     """Read a text file in which each line is one image of 784 zeros and ones: uint8 [n, 784]."""
     pixels = SIDE * SIDE
-    rows = [line.split() for line in _read_bytes(file).splitlines() if line.strip()]
+    with reading(file, READABLE):
+        rows = [line.split() for line in file.read_bytes().splitlines() if line.strip()]
     counts = sorted({len(row) for row in rows})
     if counts != [pixels]:
-        raise ValueError(
-            f"Expected {file} to have {pixels} numbers in each line, got {counts or 'none'}."
+        got = ", ".join(map(str, counts[:10])) + ", .." * (len(counts) > 10)
+        raise DamagedError(
+            f"Expected {file} to have {pixels} numbers in each line, got {got or 'none'}."
         )
     try:
         values = np.array(rows, dtype=np.float64)
     except ValueError:
-        raise ValueError(f"Expected {file} to contain only numbers, got other text.") from None
+        raise DamagedError(f"Expected {file} to contain only numbers, got other text.") from None
     if not np.isin(values, (0.0, 1.0)).all():
-        raise ValueError(f"Expected {file} to contain only 0 and 1, got other numbers or NaN.")
+        raise DamagedError(f"Expected {file} to contain only 0 and 1, got other numbers or NaN.")
     return values.astype(np.uint8)
 
 
 def read_chardata(file: Path) -> dict[str, np.ndarray]:
     """Read the paper's 28x28 Omniglot: {"train": [n, 784], "test": [m, 784]}, float32 in [0, 1]."""
-    import scipy.io
 
-    try:
-        content = scipy.io.loadmat(file, variable_names=["data", "testdata"])
-    except Exception as error:  # on a damaged file SciPy raises errors of many types
-        raise ValueError(f"Expected {file} to be a MATLAB 5 file, got: {error}.") from error
-    splits = {}
-    for split, name in {"train": "data", "test": "testdata"}.items():
-        values = content.get(name)
-        if values is None or values.ndim != 2 or values.shape[0] != SIDE * SIDE:
-            got = "none" if values is None else f"shape {values.shape}"
-            raise ValueError(
-                f"Expected {file} to contain {name!r} of shape [{SIDE * SIDE}, n], got {got}."
+    def check(name, shape):
+        if len(shape) != 2 or shape[0] != SIDE * SIDE:
+            raise DamagedError(
+                f"Expected {file} to contain {name!r} of shape [{SIDE * SIDE}, n], got shape {shape}."
             )
-        values = _in_unit_range(file, np.asarray(values, np.float32))
+        check_count(f"{name!r} in {file}", shape[1])
+
+    names = {"train": "data", "test": "testdata"}
+    content = read_mat(file, names.values(), check)
+    splits = {}
+    for split, name in names.items():
+        if name not in content:
+            raise DamagedError(
+                f"Expected {file} to contain {name!r} of shape [{SIDE * SIDE}, n], got none."
+            )
+        values = content[name]
+        low, high = values.min(), values.max()
+        if not 0 <= low <= high <= 1:  # NaN fails too
+            raise DamagedError(f"Expected {file} to contain values in [0, 1], got {low} to {high}.")
         # MATLAB stores an image column by column: transpose it.
-        images = values.T.reshape(-1, SIDE, SIDE).transpose(0, 2, 1)
+        images = values.astype(np.float32).T.reshape(-1, SIDE, SIDE).transpose(0, 2, 1)
         splits[split] = np.ascontiguousarray(images).reshape(-1, SIDE * SIDE)
     return splits
 
 
 def read_omniglot_zip(file: Path) -> dict[str, np.ndarray]:
-    """Read an Omniglot zip: for each alphabet/character/file, an image, uint8 [784], ink = 255."""
-    images = {}
-    try:
-        with zipfile.ZipFile(file) as archive:
-            for name in archive.namelist():
-                if name.endswith(".png") and not name.startswith("__MACOSX"):
-                    path = "/".join(name.split("/")[-3:])
-                    images[path] = shrink(archive.read(name), f"{name} in {file}")
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
-        raise ValueError(f"Expected {file} to be an undamaged zip file, got: {error}.") from error
+    """Read an Omniglot zip: for each alphabet/character/file, an image, uint8 [784], ink = 255.
+
+    Each character has 20 drawings, so that a file with a missing drawing is refused.
+    """
+    images: dict[str, np.ndarray] = {}
+    with reading(file, "an undamaged zip file"), zipfile.ZipFile(file) as archive:
+        for entry in archive.infolist():
+            *folders, name = entry.filename.split("/")
+            if entry.is_dir() or "__MACOSX" in folders or name.startswith("."):
+                continue
+            path = "/".join([*folders[-2:], name])
+            if len(folders) < 2 or not name.endswith(".png") or path in images:
+                raise DamagedError(
+                    f"Expected {file} to contain PNG files ALPHABET/CHARACTER/NAME.png, none twice, "
+                    f"got {entry.filename!r}."
+                )
+            if entry.file_size > _MOST_PNG:
+                raise DamagedError(
+                    f"Expected {entry.filename} in {file} to have at most {_MOST_PNG:,} bytes, got "
+                    f"{entry.file_size:,}."
+                )
+            images[path] = shrink(archive.read(entry), f"{entry.filename} in {file}")
     if not images:
-        raise ValueError(f"Expected {file} to contain Omniglot's PNG files, got none.")
+        raise DamagedError(f"Expected {file} to contain Omniglot's PNG files, got none.")
+    for character, count in Counter(path.rpartition("/")[0] for path in images).items():
+        if count != _DRAWINGS:
+            raise DamagedError(
+                f"Expected {file} to contain {_DRAWINGS} drawings of {character}, got {count}."
+            )
     return images
 
 
@@ -185,49 +247,29 @@ def shrink(png: bytes, name: str) -> np.ndarray:
 
     Each new pixel is the mean ink over the area that the pixel covers (antialiasing).
     """
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(png)) as image:
-            if image.size != (105, 105):
-                raise ValueError(f"Expected {name} to be 105x105, got {image.size}.")
-            ink = 1.0 - np.asarray(image.convert("L"), np.float32) / 255
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"Expected {name} to be an undamaged PNG file, got: {error}.") from error
+    with (
+        reading(name, "an undamaged PNG file"),
+        Image.open(io.BytesIO(png), formats=["PNG"]) as image,
+    ):
+        if image.size != (105, 105):
+            raise DamagedError(f"Expected {name} to be 105x105, got {image.size}.")
+        ink = 1.0 - np.asarray(image.convert("L"), np.float32) / 255
     return np.rint(255 * (_AREAS @ ink @ _AREAS.T)).astype(np.uint8).reshape(-1)
 
 
 def _read_keras(file: Path) -> dict[str, np.ndarray]:
-    splits = {}
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            for split, name in {"train": "x_train", "test": "x_test"}.items():
-                splits[split] = content[name]
-            labels = {
-                f"{split}_labels": content[f"y_{split}"]
-                for split in splits
-                if f"y_{split}" in content.files
-            }
-    except KeyError as error:
-        raise ValueError(f"Expected {file} to contain x_train and x_test, got: {error}.") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"Expected {file} to be an undamaged npz file without pickles, got: {error}."
-        ) from error
-    for split, images in splits.items():
-        if images.dtype != np.uint8 or images.ndim != 3 or images.shape[1:] != (SIDE, SIDE):
-            raise ValueError(
-                f"Expected {split} images in {file} to be uint8 of shape [n, {SIDE}, {SIDE}], "
-                f"got {images.dtype} of shape {images.shape}."
-            )
-    for name, values in labels.items():
-        count = len(splits[name.removesuffix("_labels")])
-        if values.shape != (count,) or not np.issubdtype(values.dtype, np.integer):
-            raise ValueError(
-                f"Expected {name} in {file} to be {count} whole numbers, got {values.dtype} of shape "
-                f"{values.shape}."
-            )
-    return {split: images.reshape(-1, SIDE * SIDE) for split, images in splits.items()} | labels
+    there = npz_names(file)
+    if not {"x_train", "x_test"} <= set(there):
+        raise DamagedError(f"Expected {file} to contain x_train and x_test, got {there}.")
+    names = {"train": "x_train", "test": "x_test"}
+    names |= {f"{split}_labels": f"y_{split}" for split in names if f"y_{split}" in there}
+    arrays = read_npz(file, names, (SIDE, SIDE))
+    return {
+        name: values if name.endswith("_labels") else values.reshape(-1, SIDE * SIDE)
+        for name, values in arrays.items()
+    }
 
 
 def _places(folder: Path, *below: str) -> Iterable[Path]:
@@ -244,26 +286,7 @@ def _find_all(place: Path, names: dict[str, tuple[str, ...]]) -> dict[str, Path]
         return None
     for split, file in found.items():
         if file is None:
-            raise ValueError(
+            raise DamagedError(
                 f"Expected {place} to contain {names[split][0]} too, got no such file."
             )
     return {split: file for split, file in found.items() if file}
-
-
-def _read_bytes(file: Path) -> bytes:
-    try:
-        if file.suffix == ".gz":
-            with gzip.open(file) as stream:
-                return stream.read()
-        return file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"Expected {file} to be a readable, undamaged file, got: {error}."
-        ) from error
-
-
-def _in_unit_range(file: Path, values: np.ndarray) -> np.ndarray:
-    low, high = (values.min(), values.max()) if values.size else (math.nan, math.nan)
-    if not (low >= 0 and high <= 1):  # NaN fails too
-        raise ValueError(f"Expected {file} to contain values in [0, 1], got {low} to {high}.")
-    return values

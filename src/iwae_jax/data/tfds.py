@@ -4,7 +4,6 @@ The official builders call TensorFlow to extract and decode files. The subclasse
 builders' names, versions, features, addresses and checksums, and read the downloaded files with NumPy.
 """
 
-import gzip
 import io
 import logging
 import os
@@ -13,13 +12,13 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from iwae_jax.data import files
+from iwae_jax.data.reading import DamagedError, npz_names, read_npz
 
 CONNECT_SECONDS = 3.0
 """How long to wait for a server before an error reports that there is no network."""
@@ -50,7 +49,7 @@ def read(name: str, data_dir: str | Path | None = None) -> dict[str, np.ndarray]
     root = root.expanduser() / "iwae_jax"
     cached = sorted(root.glob(f"{name}/*/{_CACHE_NAME}"))
     if cached:  # importing TFDS takes a second
-        return _load_cache(cached[-1])
+        return _load_cache(cached[-1], name)
     builder = builders()[name](data_dir=root, file_format="array_record")
     if not (Path(builder.data_dir) / "dataset_info.json").is_file():
         check_network(_SERVERS[name])  # TFDS itself would retry for minutes
@@ -98,7 +97,7 @@ def read_builder(builder: Any) -> dict[str, np.ndarray]:
 
     cache = Path(builder.data_dir) / _CACHE_NAME
     if cache.is_file():
-        return _load_cache(cache)
+        return _load_cache(cache, builder.name)
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         builder.download_and_prepare(
@@ -144,30 +143,23 @@ def _decode(png: bytes, name: str) -> np.ndarray:
         return np.asarray(image.convert("L"), np.uint8).reshape(-1)
 
 
-def _load_cache(file: Path) -> dict[str, np.ndarray]:
+_SPLITS = {
+    "mnist": {"train", "test"},
+    "binarized_mnist": {"train", "valid", "test"},
+    "omniglot": {"train", "test"},
+}
+
+
+def _load_cache(file: Path, name: str) -> dict[str, np.ndarray]:
     try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as content:
-            splits = {name: content[name] for name in content.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"Expected {file} to be undamaged, got: {error}. Remove the file."
-        ) from error
-    pixels = files.SIDE**2
-    for name, images in splits.items():
-        if name.endswith("_labels"):
-            count = len(splits.get(name.removesuffix("_labels"), ()))
-            if images.shape != (count,) or not np.issubdtype(images.dtype, np.integer):
-                raise ValueError(
-                    f"Expected {name} in {file} to be {count} whole numbers, got {images.dtype} of "
-                    f"shape {images.shape}. Remove the file."
-                )
-            continue
-        if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != pixels:
-            raise ValueError(
-                f"Expected {name} in {file} to be uint8 images [n, {pixels}], got {images.dtype} of "
-                f"shape {images.shape}. Remove the file."
+        names = npz_names(file)
+        if not _SPLITS[name] <= set(names):
+            raise DamagedError(
+                f"Expected {file} to contain {', '.join(sorted(_SPLITS[name]))}, got {names}."
             )
-    return splits
+        return read_npz(file, {name: name for name in names}, (files.SIDE**2,))
+    except DamagedError as error:
+        raise DamagedError(f"{error} Remove the file.") from error
 
 
 def builders() -> dict[str, Any]:
@@ -203,7 +195,7 @@ def builders() -> dict[str, Any]:
 
         def _generate_examples(self, images, labels):  # type: ignore[override]
             rows = files.read_idx(Path(images))
-            classes = np.frombuffer(gzip.decompress(Path(labels).read_bytes()), np.uint8, offset=8)
+            classes = files.read_idx_labels(Path(labels), len(rows))
             for index, (row, label) in enumerate(zip(rows, classes, strict=True)):
                 yield index, {"image": _png(row), "label": int(label)}
 

@@ -79,14 +79,22 @@ def bound(
     k = check_positive_int("k", k)
     function, estimator = named_objective(objective), named(gradient)
     data, keys, batch_shape = flatten_batch(params, x, key)
-    check_pair(function, estimator, k)
+    check_pair(function, estimator, k, params.model)
     check_weights_fit(k, len(data))
-    _check_model(params.model, function, estimator)
     return _bound(params, data, keys, k, function, estimator).reshape(batch_shape)
 
 
-def check_pair(objective: Any, gradient: Estimator | str, k: int) -> None:
+def check_pair(objective: Any, gradient: Estimator | str, k: int, model: Any = None) -> None:
     """Raise a `ValueError` that names both if the gradient is not defined for the objective and k.
+
+    Args:
+      objective: an objective, or its name.
+      gradient: an estimator, or its name.
+      k: the number of importance samples.
+      model: None, or a model: it must have the members that the objective and the gradient need.
+
+    Raises:
+      ValueError: if they do not go together.
 
     Example:
       >>> from iwae_jax import gradients, objectives
@@ -116,6 +124,8 @@ def check_pair(objective: Any, gradient: Estimator | str, k: int) -> None:
             refuse(why)
     if function.analytic_kl and structure(estimator, function, k).along != "log_w":
         refuse("it needs a function of log_w, not of an analytic KL divergence")
+    if model is not None:
+        _check_model(model, function, estimator)
 
 
 def _check_model(model: Any, objective: Objective, estimator: Estimator) -> None:

@@ -24,7 +24,7 @@ class Jackknife(Objective):
     weights are above zero, since the log of an empty subset's weight is not finite.
 
     Attributes:
-      order: from 0 (the IWAE) to k - 1.
+      order: the order, from 0 (the IWAE) to k - 1.
 
     Raises:
       ValueError: if order is not such an int.
@@ -70,8 +70,8 @@ class SUMO(Objective):
     datum. The number determines T. `iwae_jax.bound` draws it, and computes only the samples that T needs.
 
     Attributes:
-      tail: the j at which the geometric tail begins.
-      decay: its ratio, in (0, 1).
+      tail: the number of samples at which the geometric tail begins.
+      decay: the ratio of the tail, in (0, 1).
 
     Raises:
       ValueError: if tail is not a positive int or decay not in (0, 1).

@@ -7,6 +7,7 @@ writes a digest of the files, last of all, and checks it before a checkpoint is 
 
 import hashlib
 import logging
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,9 @@ State = TypeVar("State")
 
 _ITEM = "default"
 """The subfolder in which CheckpointManager stores a single item."""
+
+_ROOM = 2**20
+"""Bytes of a checkpoint besides its arrays: metadata, tables and the digest."""
 
 
 class Checkpoints:
@@ -66,13 +70,31 @@ class Checkpoints:
         Args:
           step: the number of the checkpoint.
           state: a pytree of arrays.
+
+        Raises:
+          OSError: if the disk lacks the room for it, or the files can't be written.
         """
+        # On a full disk each thread of Orbax prints a traceback: check the room before any of them starts.
+        self.folder.mkdir(parents=True, exist_ok=True)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state) if hasattr(leaf, "nbytes"))
+        free = shutil.disk_usage(self.folder).free
+        if free < size + _ROOM:
+            raise OSError(
+                f"Expected room for a checkpoint of {size / 1e6:.1f} MB in {self.folder}, got "
+                f"{free / 1e6:.1f} MB."
+            )
         if self._writer is None:
             self._writer = self._open(create=True, cleanup_tmp_directories=True)
         if (self.folder / str(step)).exists():
             self._delete(step)
         arguments = self._ocp.args.StandardSave(_named_leaves(state))
-        self._writer.save(step, args=arguments, force=True)
+        try:
+            self._writer.save(step, args=arguments, force=True)
+        except Exception as error:  # Orbax raises errors of many types
+            text = " ".join(str(error).split())[:200]
+            raise OSError(
+                f"Expected to write the checkpoint {self.folder / str(step)}, got: {text}"
+            ) from error
         partial = self.folder / "digest.partial"
         partial.write_text(_digest(self.folder / str(step)))
         partial.replace(self._digest_file(step))

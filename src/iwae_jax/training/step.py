@@ -9,14 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from iwae_jax.checks import (
-    check_images,
-    check_key,
-    check_memory,
-    check_observation,
-    check_positive_int,
-)
-from iwae_jax.data import draw_pixels
+from iwae_jax.checks import check_key, check_memory, check_observation, check_positive_int
+from iwae_jax.data.binarization import check_intensities, draw_pixels
 from iwae_jax.gradients import DEFAULT, Estimator, bound, check_pair, named, samples_kept
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
@@ -123,7 +117,7 @@ def train_step(
         letters = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"Expected x of shape [{letters}] with n > 0, got {x.shape}.")
     k, function, estimator = check_positive_int("k", k), named_objective(objective), named(gradient)
-    check_pair(function, estimator, k)
+    check_pair(function, estimator, k, model)
     _check_step_fits(model, k, len(x), function, estimator)
     return _train_step(state, x, key, k, function, estimator)
 
@@ -221,7 +215,8 @@ def train_epoch(
             f"{binarization!r}."
         )
     shape = tuple(model.data_shape)
-    images, maximum = check_images(images, maximum, bounded=tuple(model.data_range) == (0, 1))
+    unit_range = tuple(model.data_range) == (0, 1)
+    images, maximum = check_intensities(images, maximum, unit_range=unit_range)
     images = jnp.asarray(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
         letters = ", ".join(["n", *map(str, shape)])
@@ -229,7 +224,7 @@ def train_epoch(
     k, batch_size = check_positive_int("k", k), check_positive_int("batch_size", batch_size)
     # Names are resolved here: a name that is registered again is compiled again.
     function, estimator = named_objective(objective), named(gradient)
-    check_pair(function, estimator, k)
+    check_pair(function, estimator, k, model)
     _check_step_fits(model, k, batch_size, function, estimator)
     return _train_epoch(
         state, images, check_key(key), k, batch_size, binarization, maximum, function, estimator
