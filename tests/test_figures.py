@@ -315,7 +315,7 @@ def by_hand():
     results = {
         text: {
             "likelihoods": [
-                evaluation.Likelihood(nll, 0.01, 0.25, 12.0, 3.0, 0.9, 0.0) for nll in nlls
+                evaluation.Likelihood(nll, 0.01, 0.25, 12.0, 3.0, 0.9, 0.0, 5000) for nll in nlls
             ],
             "active": [[20], [21], [25]],
             "lines": [

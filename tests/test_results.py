@@ -39,6 +39,7 @@ LIKELIHOOD = evaluation.Likelihood(
     effective_sample_size_5=3.25,
     largest_weight=0.625,
     pareto_k_high=0.07,
+    samples=5000,
 )
 
 

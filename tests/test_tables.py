@@ -161,7 +161,7 @@ def test_files_are_written_with_the_label(tmp_path):
         "does not hold",
         "table1 --x",
         "embedded",
-        "16 of 16 runs have importance weights whose Pareto's k is above 0.7",
+        "16 of 16 runs have importance weights whose Pareto's k is above its limit",
     ):
         assert part in text
     with (out / "orderings.csv").open() as stream:

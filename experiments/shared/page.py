@@ -74,7 +74,7 @@ COLUMNS: tuple[tuple[str, str, str], ...] = (
     ("bound", "test bound", "number"),
     ("active", "active units", "text"),
     ("effective", "ESS", "number"),
-    ("pareto", "Pareto k > 0.7", "number"),
+    ("pareto", "Pareto k too high", "number"),
 )
 """Key, head and kind of each column of the table of runs."""
 

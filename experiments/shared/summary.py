@@ -6,7 +6,7 @@ from typing import Any
 from experiments.shared.config import Config
 from experiments.shared.display import console, counted, duration, kind_in_words, print_table, warn
 from experiments.shared.published import IMAGES, published
-from iwae_jax import objectives
+from iwae_jax import evaluation, objectives
 from iwae_jax.data import Dataset
 
 
@@ -114,7 +114,10 @@ def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> Non
         ("largest normalised weight", f"{summary['largest_weight']:.3f}", ""),
     ]
     if summary["pareto_k_high"] is not None:
-        rows.append(("images with Pareto's k > 0.7", f"{summary['pareto_k_high']:.1%}", ""))
+        limit = evaluation.pareto_k_limit(summary["test_nll_k"])
+        rows.append(
+            (f"images with Pareto's k > {limit:.2g}", f"{summary['pareto_k_high']:.1%}", "")
+        )
     print_table(
         f"{config.name}: {data.name} from {data.source}, {counted(images, 'test image')}, nats",
         ("", "measured", "paper"),

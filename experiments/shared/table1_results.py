@@ -19,7 +19,6 @@ from experiments.shared.results import PRUNED_IMAGES
 from experiments.shared.runner import run_one
 from experiments.shared.summary import protocol as run_protocol
 from experiments.shared.table_runs import Cell, Cells
-from iwae_jax.evaluation import PARETO_K_LIMIT
 
 
 def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
@@ -223,7 +222,8 @@ def _markdown(
         "NLLs refer to the same test images, unless the protocol names others. The error of the published "
         "value is not known. Units: active units, the layer next to x first. Pruned: NLL without the "
         f"inactive units, minus NLL with them, on the first {PRUNED_IMAGES:,} images. ESS: effective sample "
-        "size, mean and 5th percentile. Pareto: share of images whose Pareto's k is above 0.7.",
+        "size, mean and 5th percentile. Pareto: share of images whose Pareto's k is above its limit, "
+        "0.7 for many samples.",
         "",
         "| data | L | objective | k | seeds | NLL | ± samples | ± split | ± seeds | published | difference "
         "| units | published | pruned | ESS | Pareto |",
@@ -285,8 +285,8 @@ def _warnings(cells: Cells) -> list[str]:
     if not heavy:
         return []
     return [
-        f"{heavy} of {len(found)} runs have importance weights whose Pareto's k is above {PARETO_K_LIMIT} "
-        "for more than 1% of the images: their NLLs are likely too large, by more than the Monte Carlo "
+        f"{heavy} of {len(found)} runs have importance weights whose Pareto's k is above its "
+        "limit for more than 1% of the images: their NLLs are likely too large, by more than the Monte Carlo "
         "error. `python -m experiments.annealing RUN_DIR` gives a tighter bound."
     ]
 

@@ -160,7 +160,7 @@ def _write(
         "",
         *(
             f"**Warning.** {r['first']}, then {r['second']}: Pareto's k of the importance weights is "
-            f"above 0.7 for {r['pareto_k_high_after']:.1%} of the images: the NLL is likely too large.\n"
+            f"above its limit for {r['pareto_k_high_after']:.1%} of the images: the NLL is likely too large.\n"
             for r in rows
             if (r["pareto_k_high_after"] or 0.0) > 0.01
         ),
