@@ -141,8 +141,8 @@ def write_comparison(
     heavy = [row["entry"] for row in rows if row["pareto_k_high"] > 0.01]
     if heavy:
         warn(
-            f"Pareto's k is above its limit for more than 1% of the images for {', '.join(heavy)}: these NLLs are "
-            "likely too large. A larger --eval-k reduces the error."
+            f"Pareto's k is above its limit for more than 1% of the images for {', '.join(heavy)}: "
+            "these NLLs are likely too large. A larger --eval-k reduces the error."
         )
     for row in rows[1:]:
         console.print("verdict: " + verdict(row, rows[0]["entry"]))
