@@ -18,7 +18,8 @@ from iwae_jax.data import Dataset
 def comparison_rows(entries: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each entry: means over the seeds; differences from the first entry, paired by seed.
 
-    ``nll_95`` and ``difference_95`` are half the widths of 95% t intervals over seeds.
+    ``nll_95`` and ``difference_95`` are half the widths of 95% t intervals over seeds. The columns of
+    `evaluation.Likelihood` are means over the seeds of each model's own figure.
     """
 
     def times(text):  # without the first pass of a process, which compiles
