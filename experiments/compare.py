@@ -11,8 +11,8 @@ iwae/reparam@8 (the backward pass uses 8 resampled samples), tvo:partitions=[0,0
 All entries have the same network, data, initial parameters, batches and passes. vmap trains the seeds of
 an entry together. The entries take their passes in turn, so that the ratios of their times refer to one
 state of the machine. The first entry is the baseline; differences from it are paired by seed. Intervals are
-95% t intervals over seeds. Writes table.csv, curves.csv and compare.png. Rerun the command to resume from
-the last pass.
+95% t intervals over seeds: where there is no difference, one verdict in 20 is a false alarm. Writes
+table.csv, curves.csv and compare.png. Rerun the command to resume from the last pass.
 """
 
 from dataclasses import asdict, dataclass, field

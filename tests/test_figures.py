@@ -350,7 +350,7 @@ def test_a_row_of_compare_is_paired_by_seed():
         "relative to it: 2.00"
     )
     # Two standard errors of three seeds decide nothing.
-    assert "sumo: NLL no difference from iwae seen (+0.50 ± 1.08 " in comparison_table.verdict(
+    assert "sumo: no difference in NLL from iwae seen (+0.50 ± 1.08 " in comparison_table.verdict(
         sumo, "iwae"
     )
     worse = few | {"difference": 0.5}

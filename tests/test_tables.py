@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from scipy import stats
@@ -17,6 +18,7 @@ from experiments.shared import (
     datasets,
     drawing,
     published,
+    results,
     runner,
     table1_results,
     table2_results,
@@ -49,6 +51,17 @@ def type_it(monkeypatch, capsys, tmp_path):
         return stop.value.code, printed.out + printed.err
 
     return typed
+
+
+@pytest.fixture
+def quick_runs(monkeypatch):
+    """Runs without pictures and latents, whose programs, which run once, are compiled quickly."""
+    active = {"active_units": [50], "activity": [[1.0] * 50]}
+    monkeypatch.setattr(runner, "pictures", lambda *arguments: None)
+    monkeypatch.setattr(results, "_latents", lambda *arguments: dict(active))
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 def make(cells: Cells, nlls: dict, images: int = 50, noise: float = 0.01) -> None:
@@ -314,12 +327,13 @@ def test_the_command_is_without_this_machines_folders(monkeypatch):
     )
 
 
-def test_a_small_table_from_end_to_end(type_it, tmp_path):
+def test_a_small_table_from_end_to_end(type_it, tmp_path, monkeypatch, quick_runs):
     words = ["--data-source", "embedded", "--passes", 1, "--k", 1, 2, "--layers", 1, "--eval-k", 30]
     words += ["--eval-images", 40]
     status, printed = type_it(table1, *words, "--plan")
     assert status == 0
     assert "3 runs; about" in printed and not (tmp_path / "mnist").exists()
+    monkeypatch.setattr(Cells, "_measured", lambda *arguments: 1e-3)  # measured above
     status, printed = type_it(table1, *words)
     assert status == 0
     assert {p.name for p in (tmp_path / "mnist").iterdir() if p.is_dir()} == {
@@ -344,7 +358,7 @@ def test_a_small_table_from_end_to_end(type_it, tmp_path):
     assert status == 0 and printed.count("finished") == 0 and printed.count("0 of 1 passes") == 3
 
 
-def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path):
+def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path, quick_runs):
     words = ["--data-source", "embedded", "--passes", 2, "--k", 2, "--eval-k", 30]
     words += ["--eval-images", 40]
     status, printed = type_it(table2, *words)

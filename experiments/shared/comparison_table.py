@@ -18,7 +18,8 @@ from iwae_jax.data import Dataset
 def comparison_rows(entries: dict[str, Any], results: dict[str, Any]) -> list[dict[str, Any]]:
     """A row for each entry: means over the seeds; differences from the first entry, paired by seed.
 
-    ``nll_95`` and ``difference_95`` are half the widths of 95% t intervals over seeds.
+    ``nll_95`` and ``difference_95`` are half the widths of 95% t intervals over seeds. The columns of
+    `evaluation.Likelihood` are means over the seeds of each model's own figure.
     """
 
     def times(text):  # without the first pass of a process, which compiles
@@ -153,10 +154,10 @@ def verdict(row: dict[str, Any], baseline: str) -> str:
     """One line that compares a row with the baseline, by the 95% t interval over seeds."""
     difference, ratio = row["difference"], row["time_ratio"]
     cost = "" if ratio is None else f"; step time relative to it: {ratio:.2f}"
-    found = f"no difference from {baseline} seen"
+    found = f"no difference in NLL from {baseline} seen"
     if abs(difference) > row["difference_95"]:
-        found = f"{'higher' if difference > 0 else 'lower'} than {baseline}"
-    return f"{row['entry']}: NLL {found} ({_difference(row)} nats, 95% interval over seeds){cost}"
+        found = f"NLL {'higher' if difference > 0 else 'lower'} than {baseline}"
+    return f"{row['entry']}: {found} ({_difference(row)} nats, 95% interval over seeds){cost}"
 
 
 def _difference(row: dict[str, Any]) -> str:
