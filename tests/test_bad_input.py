@@ -1,6 +1,7 @@
 """Bad input raises an error that names the argument, what was expected and what came."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -129,8 +130,24 @@ def test_objectives_and_estimators_that_could_change_are_refused():
         def __call__(self, log_w):
             return self.a * jnp.mean(log_w, axis=0)
 
-    with pytest.raises(ValueError, match="Expected objective to be .* can't change"):
-        iwae_jax.bound(small(1), binary(2), KEY, 2, objective=Mean())
+    for objective in (Mean(), Mean().__call__, functools.partial(scaled, np.ones(2))):
+        with pytest.raises(ValueError, match="Expected objective to be .* can't change"):
+            iwae_jax.bound(small(1), binary(2), KEY, 2, objective=objective)
+
+
+def scaled(scale, log_w):
+    return scale * jnp.mean(log_w, axis=0)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        functools.partial(scaled, 1.0), jax.jit(functools.partial(scaled, 1.0)),
+        jax.vmap(jnp.mean, in_axes=1), jax.custom_jvp(functools.partial(scaled, 1.0)),
+    ],
+)  # fmt: skip
+def test_functions_that_can_not_change_are_taken_as_objectives(objective):
+    checks.check_unchanging("objective", objective)
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Checks of input, and the texts of their errors."""
 
+import functools
 import operator
 import os
 import types
@@ -77,7 +78,12 @@ def _changing(value: Any) -> str:
         return f"that holds {_describe(value)}"
     if isinstance(value, tuple):
         return next(filter(None, map(_changing, value)), "")
-    if isinstance(value, (type, types.FunctionType)) or type(value).__module__ == "builtins":
+    if isinstance(value, functools.partial):
+        return _changing((value.func, *value.args, *value.keywords.values()))
+    if isinstance(value, types.MethodType):
+        return _changing(value.__self__)
+    known = type(value).__module__.partition(".")[0] in ("builtins", "jax", "jaxlib")
+    if known or isinstance(value, (type, types.FunctionType)) or hasattr(value, "__wrapped__"):
         return ""
     if is_dataclass(value):
         # Flax modules are frozen, although their dataclass does not say so.
