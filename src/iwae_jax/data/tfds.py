@@ -45,8 +45,8 @@ def read(name: str, data_dir: str | Path | None = None) -> dict[str, np.ndarray]
       UnavailableError: if the data set is not on this machine and its server does not answer.
       ValueError: if the files on this machine, or the downloaded files, are damaged.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    root = root.expanduser() / "iwae_jax"
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    root = Path(os.path.expanduser(given)) / "iwae_jax"
     cached = sorted(root.glob(f"{name}/*/{_CACHE_NAME}"))
     if cached:  # importing TFDS takes a second
         return _load_cache(cached[-1], name)
