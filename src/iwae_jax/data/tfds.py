@@ -157,7 +157,8 @@ def _load_cache(file: Path, name: str) -> dict[str, np.ndarray]:
             raise DamagedError(
                 f"Expected {file} to contain {', '.join(sorted(_SPLITS[name]))}, got {names}."
             )
-        return read_npz(file, {name: name for name in names}, (files.SIDE**2,))
+        wanted = {n: n for n in names if n.removesuffix("_labels") in _SPLITS[name]}
+        return read_npz(file, wanted, (files.SIDE**2,))
     except DamagedError as error:
         raise DamagedError(f"{error} Remove the file.") from error
 
