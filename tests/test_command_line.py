@@ -217,6 +217,16 @@ def test_networks_that_contradict_themselves(words, message):
         ("--network magic", "Expected --network to be one of mlp, got 'magic'."),
         ("--stage-base 2000000000 --total-stages 2000000000", "Expected --stage-base to the power"),
         ("--stage-base 1 --total-stages 2000000000", "Expected --total-stages to be at most 1000"),
+        (
+            "--latent-sizes 2000000000",
+            "Expected --latent-sizes to be at most 100,000, got 2000000000.",
+        ),
+        ("--hidden-sizes 9,2000000000", "Expected --hidden-sizes to be at most 100,000"),
+        ("--objective tvo --partitions 1000000000", "Expected --partitions to be at most 10,000"),
+        (
+            "--objective jackknife --order 1000000 --k 2000000",
+            "Expected --order to be at most 100",
+        ),
         ("--stages 9", "Expected --stages to be at most --total-stages, 8, got 9."),
         ("--seed -1", "Expected --seed in [0, 2**32), got -1."),
         ("--seed 99999999999999", "Expected --seed in [0, 2**32)"),

@@ -50,6 +50,8 @@ def test_the_environment_names_the_folder(tmp_path, monkeypatch):
     files.write_mnist(tmp_path / "there" / "mnist", files.images(9), files.images(2))
     monkeypatch.setenv(data.DATA_DIR_VARIABLE, str(tmp_path / "there"))
     assert data.load("mnist").source == "files"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data.load("mnist", data_dir="~/there").source == "files"
     monkeypatch.setenv(data.DATA_DIR_VARIABLE, str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="IWAE_JAX_DATA to name a folder"):
         data.load("mnist")
@@ -167,6 +169,9 @@ def test_a_damaged_file_is_not_fallen_back_from(tmp_path):
         (("cifar",), "Expected name to be one of mnist"),
         (("mnist", "web"), "Expected source to be one of auto"),
         (("mnist", "auto", "/no/such/folder"), "Expected data_dir to be a folder"),
+        (("mnist", "auto", "~no-such-user/data"), "Expected data_dir to be a folder"),
+        (("mnist", "auto", ""), "Expected data_dir to be a folder, got ''"),
+        (("mnist", "auto", 3), "Expected data_dir to be a str or a Path, got 3"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -407,6 +407,18 @@ def test_every_damage_of_an_omniglot_zip_is_a_value_error(tmp_path, offset, some
         data_files.read_omniglot_zip(file)
 
 
+def test_a_zip_that_promises_a_large_entry(tmp_path):
+    """The last entry's compressed size in the zip's directory, for which zipfile would take memory."""
+    file = tmp_path / "images_background.zip"
+    files.write_omniglot_zip(file, range(20))
+    content = file.read_bytes()
+    write(tmp_path, patched(content, (content.rindex(b"PK\x01\x02") + 23, b"\x04")), file.name)
+    with pytest.raises(
+        ValueError, match=r"0001_20.png in .* to have at most 65,536 bytes, got 67,"
+    ):
+        data_files.read_omniglot_zip(file)
+
+
 def mat_bomb(size):
     """A MATLAB 5 file whose compressed variable promises one image, and holds far more bytes."""
     start = struct.pack(

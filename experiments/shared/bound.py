@@ -14,6 +14,9 @@ from iwae_jax import gradients, objectives
 from iwae_jax.gradients import Estimator
 from iwae_jax.objectives import Objective
 
+MOST = {"partitions": 10_000, "order": 100}
+"""The largest values of parameters on which the time and the memory of a single bound depend."""
+
 
 def known_objectives() -> dict[str, type[Objective]]:
     """Objectives by their names on the command line. "vae" is the paper's name for the ELBO."""
@@ -99,6 +102,10 @@ class BoundFlags:
                 if value is not None and value not in gradients.NAMES:
                     known = ", ".join(gradients.NAMES)
                     raise UsageError(f"Expected {flag(name)} to be one of {known}, got {value!r}.")
+        for parameter, most in MOST.items():
+            value = self.given().get(parameter)
+            if isinstance(value, int) and value > most:
+                raise UsageError(f"Expected {flag(parameter)} to be at most {most:,}, got {value}.")
         for parameter in self.given():
             takers = [name for name, cls in known_objectives().items() if parameter in _names(cls)]
             if not set(takers) & set(self.objective):

@@ -1,9 +1,9 @@
 """Checks of command-line arguments. Each raises a `UsageError` of one line."""
 
 import math
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from experiments.shared.errors import UsageError
@@ -88,5 +88,5 @@ def check_seeds(*seeds: int | None) -> None:
 
 def check_folder(name: str, path: str | None) -> None:
     """Check that a path, if it is given, is a folder."""
-    if path is not None and not Path(path).is_dir():
+    if path is not None and not os.path.isdir(os.path.expanduser(path)):
         raise UsageError(f"Expected {flag(name)} to be a folder, got {path!r}.")

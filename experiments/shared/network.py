@@ -5,13 +5,14 @@ from typing import Annotated
 
 import tyro
 
-from experiments.shared.checks import check_least
+from experiments.shared.checks import check_least, flag
 from experiments.shared.errors import UsageError
 from experiments.shared.flags import choices, optional
 from experiments.shared.parsing import read_widths, spec, write_widths
 from iwae_jax import ModelConfig, models
 
 Widths = tuple[tuple[int, ...], ...]
+MOST_UNITS = 100_000  # of a layer: a layer of more takes all memory before it fails
 PARTS = ("likelihood", "prior", "posterior", "network")
 
 
@@ -61,6 +62,14 @@ class NetworkFlags:
         check_least(self, layers=1, latent_sizes=1)
         if min((width for layer in self.hidden_sizes for width in layer), default=1) < 1:
             raise UsageError(f"Expected --hidden-sizes to be at least 1, got {self.hidden_sizes}.")
+        for name, sizes in (
+            ("latent_sizes", self.latent_sizes),
+            ("hidden_sizes", sum(self.hidden_sizes, ())),
+        ):
+            if max(sizes, default=0) > MOST_UNITS:
+                raise UsageError(
+                    f"Expected {flag(name)} to be at most {MOST_UNITS:,}, got {max(sizes)}."
+                )
         for layers in self.numbers_of_layers:
             if layers > 100:
                 raise UsageError(f"Expected --layers to be at most 100, got {layers}.")
@@ -68,7 +77,7 @@ class NetworkFlags:
                 sizes = getattr(self, name)
                 if sizes and len(sizes) != layers:
                     raise UsageError(
-                        f"Expected {'--' + name.replace('_', '-')} to have one entry for each of "
+                        f"Expected {flag(name)} to have one entry for each of "
                         f"{layers} layers, got {len(sizes)}."
                     )
 

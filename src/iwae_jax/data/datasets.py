@@ -116,8 +116,13 @@ def load(name: str, source: str = "auto", data_dir: str | Path | None = None) ->
         raise ValueError(f"Expected name to be one of {', '.join(NAMES)}, got {name!r}.")
     if source not in SOURCES:
         raise ValueError(f"Expected source to be one of {', '.join(SOURCES)}, got {source!r}.")
-    if data_dir is not None and source != "tfds" and not Path(data_dir).is_dir():
-        raise ValueError(f"Expected data_dir to be a folder, got {str(data_dir)!r}.")
+    if data_dir is not None:
+        if not isinstance(data_dir, (str, Path)):
+            raise ValueError(f"Expected data_dir to be a str or a Path, got {data_dir!r}.")
+        folder = os.path.expanduser(data_dir)  # unlike Path.expanduser, it never raises
+        if not folder or (source != "tfds" and not os.path.isdir(folder)):
+            raise ValueError(f"Expected data_dir to be a folder, got {str(data_dir)!r}.")
+        data_dir = Path(folder)
     if name == "digits" and source in {"files", "tfds"}:
         raise NotFoundError(f"Expected source 'auto' or 'embedded' for digits, got {source!r}.")
     if name == "digits" or source == "embedded":
@@ -144,7 +149,7 @@ def _from_files(name: str, data_dir: str | Path | None) -> Dataset:
     folder = data_dir if data_dir is not None else os.environ.get(DATA_DIR_VARIABLE)
     if not folder:
         raise NotFoundError(f"Neither data_dir nor {DATA_DIR_VARIABLE} names a folder.")
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     if not folder.is_dir():
         raise ValueError(f"Expected {DATA_DIR_VARIABLE} to name a folder, got {str(folder)!r}.")
     origin = f"files in {folder}"

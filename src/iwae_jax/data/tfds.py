@@ -45,8 +45,8 @@ def read(name: str, data_dir: str | Path | None = None) -> dict[str, np.ndarray]
       UnavailableError: if the data set is not on this machine and its server does not answer.
       ValueError: if the files on this machine, or the downloaded files, are damaged.
     """
-    root = Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
-    root = root.expanduser() / "iwae_jax"
+    given = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    root = Path(os.path.expanduser(given)) / "iwae_jax"
     cached = sorted(root.glob(f"{name}/*/{_CACHE_NAME}"))
     if cached:  # importing TFDS takes a second
         return _load_cache(cached[-1], name)
@@ -157,7 +157,8 @@ def _load_cache(file: Path, name: str) -> dict[str, np.ndarray]:
             raise DamagedError(
                 f"Expected {file} to contain {', '.join(sorted(_SPLITS[name]))}, got {names}."
             )
-        return read_npz(file, {name: name for name in names}, (files.SIDE**2,))
+        wanted = {n: n for n in names if n.removesuffix("_labels") in _SPLITS[name]}
+        return read_npz(file, wanted, (files.SIDE**2,))
     except DamagedError as error:
         raise DamagedError(f"{error} Remove the file.") from error
 
