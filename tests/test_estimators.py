@@ -261,7 +261,7 @@ def test_resampling_is_unbiased(objective, gradient, layers):
 
 def test_with_enough_draws_resampling_changes_nothing():
     """Systematic resampling of equal coefficients takes each sample once."""
-    params, x = small(2), binary(3)
+    params, x = small(1), binary(3)
 
     def gradient(gradient):
         return flat(
@@ -344,14 +344,16 @@ def test_the_value_is_the_objective_whatever_the_gradient(objective, gradient):
             iwae_jax.bound(linear(2), points(6), KEY, 6, objective=objective, gradient=gradient)
         return
     dreams = "wake_sleep" in str(gradient)  # which need a model that can be sampled
-    params, x = (small(2), binary(2, 3)) if dreams else (linear(2), points(6).reshape(2, 3, 3))
+    layers = 2 if objective == IWAE() else 1
+    real = linear(layers), points(6).reshape(2, 3, 3)
+    params, x = (small(layers), binary(2, 3)) if dreams else real
     expected = objective(iwae_jax.log_weights(params, x, KEY, 6))
 
     def value(p):
         values = iwae_jax.bound(p, x, KEY, 6, objective=objective, gradient=gradient)
         return values.sum(), values
 
-    slope, differentiated = jax.grad(value, has_aux=True)(params)
+    slope, differentiated = jax.jit(jax.grad(value, has_aux=True))(params)
     np.testing.assert_allclose(differentiated, expected, rtol=1e-5)
     assert np.isfinite(flat(slope)).all() and np.abs(flat(slope)).max() > 0
     plain = iwae_jax.bound(params, x, KEY, 6, objective=objective, gradient=gradient)
@@ -457,10 +459,11 @@ def test_a_batch_of_no_data():
 
 
 def test_a_batch_is_the_data_one_by_one():
-    params, x = small(2), binary(3)
+    params, x = small(1), binary(3)
     keys = iwae_jax.datum_keys(KEY, 3)
-    for gradient in ("dreg", "vimco", resampled(2, "dreg")):
+    for gradient in ("dreg", resampled(2, "vimco")):
 
+        @jax.jit
         def total(x, keys, gradient=gradient):
             return flat(
                 jax.grad(lambda p: iwae_jax.bound(p, x, keys, 4, gradient=gradient).sum())(params)

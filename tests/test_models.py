@@ -260,14 +260,14 @@ def test_reconstructions_are_means_of_p_x_given_a_draw_of_z():
         ({"activation": "sine"}, "Expected activation to be one of"),
         ({"activation": ["tanh"]}, "Expected activation to be one of"),
         ({"hidden_sizes": 200}, "Expected hidden_sizes to hold positive ints"),
-        ({"likelihood": "normal", "likelihood_scale": "a"}, "Expected scale"),
+        ({"likelihood": "normal", "likelihood_scale": "a"}, "Expected likelihood_scale"),
         (
             {"likelihood": "poisson"},
             "Expected likelihood to be one of bernoulli, normal, got 'poisson'",
         ),
         ({"likelihood_scale": 1.0}, "Expected likelihood_scale to be None"),
-        ({"likelihood": "normal", "likelihood_scale": 0.0}, "Expected scale"),
-        ({"likelihood": "normal", "likelihood_scale": float("nan")}, "Expected scale"),
+        ({"likelihood": "normal", "likelihood_scale": 0.0}, "Expected likelihood_scale"),
+        ({"likelihood": "normal", "likelihood_scale": float("nan")}, "Expected likelihood_scale"),
     ],
 )
 def test_a_config_that_makes_no_model(fields, message):
