@@ -155,7 +155,7 @@ def test_a_users_own_objective_is_called_on_the_log_weights():
     params, x = small(1), binary(3)
     got = iwae_jax.bound(params, x, KEY, 4, objective=_largest)
     np.testing.assert_allclose(got, iwae_jax.log_weights(params, x, KEY, 4).max(axis=0), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"Expected objective .* of shape \[n\] for .* got float32 of shape \(\)"):
+    with pytest.raises(ValueError, match=r"Expected objective .* got float32 of shape \(\)"):
         iwae_jax.bound(params, x, KEY, 4, objective=jnp.sum)
     with pytest.raises(ValueError, match="Expected objective to be a function of log_w"):
         iwae_jax.bound(params, x, KEY, 4, objective=IWAE)  # type: ignore[arg-type]
