@@ -16,11 +16,12 @@ from experiments.shared import config, datasets, runner
 from iwae_jax import checkpoints
 
 ROOT = Path(__file__).parents[1]
-PASSES = 14
+PASSES = 10
 
 
 def start(out_dir):
     words = f"--dataset digits --k 3 --layers 2 --passes {PASSES} --batch-size 60 --eval-k 5"
+    words += " --eval-images 30"
     return subprocess.Popen(
         [sys.executable, "-m", "experiments.mnist", *words.split(), "--checkpoint-seconds", "0",
          "--out-dir", str(out_dir)],
@@ -46,13 +47,8 @@ def test_a_run_killed_at_random_moments(tmp_path):
     rng = random.Random(0)
     metrics = tmp_path / "stopped" / name / "metrics.jsonl"
     statuses, outputs = [], []
-    # Sooner and later in a pass, and in each of the three ways to be stopped.
-    for reached, sign in (
-        (1, signal.SIGKILL),
-        (4, signal.SIGTERM),
-        (7, signal.SIGKILL),
-        (10, signal.SIGINT),
-    ):
+    # Sooner and later in a pass. benchmarks.signals sends more of them, and SIGTERM.
+    for reached, sign in ((2, signal.SIGKILL), (6, signal.SIGINT)):
         process = start(tmp_path / "stopped")
         while process.poll() is None:
             if metrics.exists() and metrics.read_bytes().count(b"\n") >= reached:
@@ -63,10 +59,9 @@ def test_a_run_killed_at_random_moments(tmp_path):
         output, _ = process.communicate()
         statuses.append(process.returncode)
         outputs.append(output)
-    assert statuses == [-signal.SIGKILL, 143, -signal.SIGKILL, 130], outputs
-    for stopped in (outputs[1], outputs[3]):
-        assert "rerun the command to resume from the last checkpoint" in stopped
-        assert "Traceback" not in stopped
+    assert statuses == [-signal.SIGKILL, 130], outputs
+    assert "rerun the command to resume from the last checkpoint" in outputs[1]
+    assert "Traceback" not in outputs[1]
     last = start(tmp_path / "stopped")
     output, _ = last.communicate()
     assert last.returncode == 0, output

@@ -123,6 +123,9 @@ WRITERS = {
     "json": lambda file: files.write_json(file, {"new": 1}),
     "csv": lambda file: files.write_csv(file, [{"new": 1}]),
     "json of a run": lambda file: RunFolder(file.parent).write(file.name, {"new": 1}),
+    "arrays": lambda file: runner._save_arrays(
+        RunFolder(file.parent), file.name, np.savez, new=np.ones(2)
+    ),
     "picture": lambda file: drawing.save(drawing.figure(1, 1), file, "new"),
 }
 

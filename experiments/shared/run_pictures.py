@@ -52,7 +52,7 @@ def pictures(
         np.asarray(x),
         np.asarray(iwae_jax.reconstruct(params, x, reconstruction_key)),
         data.image_shape,
-        f"{name}: test images (upper), reconstructions (lower)",
+        f"{name}: test images above reconstructions",
         f"{stem}; test split, first {counted(len(x), 'image')}",
     )
     if "activity" in summary and "divergences" in summary:

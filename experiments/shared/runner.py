@@ -1,6 +1,7 @@
 """Train and evaluate one run, or a sweep of them, in resumable run folders."""
 
 import hashlib
+import io
 import json
 import time
 import warnings
@@ -17,6 +18,7 @@ from experiments.shared.config import Config
 from experiments.shared.datasets import load_data, observations
 from experiments.shared.display import Display, console, counted, warn
 from experiments.shared.errors import DivergedError, UsageError
+from experiments.shared.files import write_atomically
 from experiments.shared.folders import RunFolder, former_name
 from experiments.shared.results import Keys, evaluate, mean_bound
 from experiments.shared.run_pictures import pictures
@@ -87,7 +89,7 @@ def run_one(
             summary["train_bound"] = folder.metrics()[-1]["train_bound"]
             summary["passes"] = config.schedule.total_passes(data.train.shape[1])
             _save_diagnosis(folder, "test", diagnosis)
-            np.save(folder.path / "log_weights.npy", log_w)
+            _save_arrays(folder, "log_weights.npy", np.save, log_w)
             pictures(config, folder, data, state.params, summary, log_w)
             folder.write("summary.json", summary)
         elif not quiet:
@@ -98,8 +100,15 @@ def run_one(
 
 
 def _save_diagnosis(folder: RunFolder, name: str, diagnosis: Diagnosis) -> None:
-    np.save(folder.path / f"{name}_log_likelihood.npy", diagnosis.log_likelihood)
-    np.savez(folder.path / f"{name}_diagnosis.npz", **diagnosis._asdict())
+    _save_arrays(folder, f"{name}_log_likelihood.npy", np.save, diagnosis.log_likelihood)
+    _save_arrays(folder, f"{name}_diagnosis.npz", np.savez, **diagnosis._asdict())
+
+
+def _save_arrays(folder: RunFolder, name: str, save: Any, *arrays: Any, **named: Any) -> None:
+    """Write arrays, whole or not at all."""
+    stream = io.BytesIO()
+    save(stream, *arrays, **named)
+    write_atomically(folder.path / name, stream.getvalue())
 
 
 def run_facts(config: Config, data: Dataset) -> dict[str, Any]:
