@@ -14,7 +14,7 @@ import iwae_jax
 from experiments.shared.comparison_table import comparison_rows, write_comparison
 from experiments.shared.config import Config
 from experiments.shared.datasets import load_data
-from experiments.shared.display import Display, console
+from experiments.shared.display import Display, console, counted
 from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.files import write_json
 from experiments.shared.folders import former_name
@@ -44,8 +44,8 @@ def compare(
     folder = Path(config.run.out_dir)
     data = load_data(config)
     console.print(
-        f"{data.name} from {data.source} ({data.origin}): {len(entries)} entries, {seeds} seeds, "
-        f"{config.schedule.passes} passes of {len(data.train):,} images, in {folder}"
+        f"{data.name} from {data.source} ({data.origin}): {len(entries)} entries, {counted(seeds, 'seed')}, "
+        f"{counted(config.schedule.total_passes(data.train.shape[1]), 'pass')} of {len(data.train):,} images, in {folder}"
     )
     _open(folder, json.loads(json.dumps(about)) | {"fingerprint": data.fingerprint})
     shared = Keys.of(Config())  # every entry and seed has the same test pixels and samples

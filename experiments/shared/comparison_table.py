@@ -8,7 +8,7 @@ import numpy as np
 from experiments.shared import figures
 from experiments.shared.config import Config
 from experiments.shared.datasets import data_caption
-from experiments.shared.display import console, print_table, warn
+from experiments.shared.display import console, counted, kind_in_words, print_table, warn
 from experiments.shared.files import write_csv
 from experiments.shared.intervals import half_width
 from iwae_jax import objectives
@@ -92,12 +92,14 @@ def write_comparison(
             )
         ],
     )
-    (k,), passes, eval_k = config.bound.k, config.schedule.passes, config.evaluation.eval_k
+    (k,), eval_k = config.bound.k, config.evaluation.eval_k
+    passes = config.schedule.total_passes(data.train.shape[1])
+    trained = f"{counted(passes, 'pass')}, {counted(seeds, 'seed')}"
     images = len(data.test[: config.evaluation.eval_images])
     caption = data_caption(
         config,
         data,
-        f"L={config.network.depth}, trained with k={k}, {passes} passes, {seeds} seeds",
+        f"L={config.network.depth}, trained with k={k}, {trained}",
         f"curves on {'held-out' if len(data.validation) else 'test'} images",
         f"NLL = -L_{eval_k} on the test split, first {images:,} images",
         "bars: 95% t interval over seeds",
@@ -108,13 +110,13 @@ def write_comparison(
         return "" if value is None else format(value, form)
 
     print_table(
-        f"{data.name} from {data.source} ({data.origin}), {passes} passes, k={k}, {seeds} seeds; "
+        f"{data.name} from {data.source} ({data.origin}), k={k}, {trained}; "
         f"NLL = -L_{eval_k} of the first {images:,} test images, nats; ± 95% t interval over seeds: "
         "training, not images",
         ("entry", "NLL", "minus the first", "active"),
         [
             (
-                f"{row['entry']} ({row['kind']})",
+                f"{row['entry']} ({kind_in_words(row['kind'])})",
                 f"{row['nll']:.2f} ± {row['nll_95']:.2f}",
                 "" if row is rows[0] else _difference(row),
                 "+".join(f"{v:.1f}" for v in row["active"]),

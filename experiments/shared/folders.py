@@ -204,7 +204,11 @@ class RunFolder:
                     f"Expected {self.path} to hold only the files of a run, got {', '.join(others[:3])}"
                     f"{more}. Nothing is deleted."
                 )
-            shutil.rmtree(self.path)
+            # A kill leaves the whole run or none: renaming is one step.
+            discarded = self.path.with_name(f".{self.path.name}.discarded")
+            shutil.rmtree(discarded, ignore_errors=True)
+            self.path.rename(discarded)
+            shutil.rmtree(discarded)
 
     def _refuse_difference(
         self, name: str, saved: dict[str, Any], wanted: dict[str, Any], ignored: tuple[str, ...]

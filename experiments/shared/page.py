@@ -41,6 +41,8 @@ def collect(root: Path) -> list[Found]:
     """Every run below a folder, by name. A damaged run is in the list too, with its problem."""
     found = []
     for file in sorted(root.rglob("config.json")):
+        if file.parent.name.endswith(".discarded"):
+            continue  # a kill during --overwrite
         folder = RunFolder(file.parent)
         if not (folder.path / "data.json").is_file():
             continue  # the config.json of another program, or a run that has not begun

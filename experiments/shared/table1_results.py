@@ -10,7 +10,7 @@ import numpy as np
 import iwae_jax
 from experiments.shared import figures
 from experiments.shared.datasets import data_caption
-from experiments.shared.display import console, print_table, warn
+from experiments.shared.display import console, counted, print_table, warn
 from experiments.shared.errors import DivergedError
 from experiments.shared.files import make_folder, write_atomically, write_csv
 from experiments.shared.intervals import half_width
@@ -40,7 +40,9 @@ def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
     _print(cells, rows, orderings)
     console.print(f"written: {out}/table1.md, table1.csv, orderings.csv, table1.png")
     if failed:
-        console.print(f"{len(failed)} runs failed: {', '.join(failed)}", style="bold red")
+        console.print(
+            f"{counted(len(failed), 'run')} failed: {', '.join(failed)}", style="bold red"
+        )
     return 1 if failed else 0
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import iwae_jax
 from experiments.shared.config import Config
 from experiments.shared.datasets import load_data, observations
-from experiments.shared.display import console, duration, print_table
+from experiments.shared.display import console, counted, duration, print_table
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import WEIGHTS, Keys
 from experiments.shared.runner import initial_state, run_facts
@@ -65,12 +65,12 @@ class Cells:
             if folder.progress() != "finished":
                 seconds = self._seconds(run, passes - done)
             total += seconds
-            state = "finished" if not seconds else f"{done} of {passes:,} passes"
+            state = "finished" if not seconds else f"{done} of {counted(passes, 'pass')}"
             rows.append(
                 (f"{run.data.dataset} {run.name}", state, duration(seconds) if seconds else "")
             )
         print_table("plan (times measured on this machine)", ("run", "done", "time left"), rows)
-        console.print(f"{len(rows)} runs; about {duration(total)} left")
+        console.print(f"{counted(len(rows), 'run')}; about {duration(total)} left")
 
     def _seconds(self, run: Config, passes: int) -> float:
         """The time of so many passes and of the evaluation. The time of a step is linear in k."""
