@@ -187,7 +187,7 @@ def estimates(**changed):
         for name, slope in slopes.items()
         for k in (16, 32, 64)
     ]  # fmt: skip
-    sumo = {"entry": "sumo", "kind": "unbiased", "k": 6.0, "bias": 0.0, "bias_se": 0.01}
+    sumo = {"entry": "sumo", "kind": "lower bound", "k": 6.0, "bias": 0.0, "bias_se": 0.01}
     return [*found, {**sumo, "variance": 1.0}]
 
 

@@ -119,7 +119,7 @@ def test_compare_draws_every_entry(figure, tmp_path, passes):
     """With one pass next to each other; a pass outside the limits is marked."""
     rows = [
         {
-            "entry": name, "kind": "neither", "nll": 9.0, "nll_se": 0.1, "active": [2.0],
+            "entry": name, "kind": "neither", "nll": 9.0, "nll_95": 0.1, "active": [2.0],
             "time_ratio": 1.0, "memory_mib": 3.0,
         }
         for name in ("a", "b")

@@ -43,9 +43,10 @@ def compare(
     """
     folder = Path(config.run.out_dir)
     data = load_data(config)
+    passes = config.schedule.total_passes(data.train.shape[1])
     console.print(
         f"{data.name} from {data.source} ({data.origin}): {len(entries)} entries, {counted(seeds, 'seed')}, "
-        f"{counted(config.schedule.total_passes(data.train.shape[1]), 'pass')} of {len(data.train):,} images, in {folder}"
+        f"{counted(passes, 'pass')} of {len(data.train):,} images, in {folder}"
     )
     _open(folder, json.loads(json.dumps(about)) | {"fingerprint": data.fingerprint})
     shared = Keys.of(Config())  # every entry and seed has the same test pixels and samples
