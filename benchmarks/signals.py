@@ -31,6 +31,7 @@ from experiments.shared import config, datasets, runner
 from iwae_jax import checkpoints
 
 ROOT = Path(__file__).parents[1]
+FIRST_LINE = 1.5  # seconds: until then, Python may still start
 PASSES = 3
 WORDS = (
     f"--dataset=digits --data-source=embedded --k=3 --passes={PASSES} --batch-size=100 --eval-k=5"
@@ -78,6 +79,7 @@ def interrupted(folder: Path, number: int, moment: float) -> tuple[str, str]:
     """Send a signal; return the kind of end, and the text that shows that it is wrong."""
     process = start(folder)
     time.sleep(moment)
+    finished = any(folder.rglob("summary.json"))
     sent = time.monotonic()
     process.send_signal(number)
     _, errors = process.communicate()
@@ -85,9 +87,10 @@ def interrupted(folder: Path, number: int, moment: float) -> tuple[str, str]:
     status = process.returncode
     if status == 128 + number:
         return f"ended with {status}", errors
-    if status == -number or ("KeyboardInterrupt" in errors and "/experiments/" not in errors):
+    early = moment < FIRST_LINE
+    if early and (status == -number or ("/experiments/" not in errors and "Keyboard" in errors)):
         return "ended before the first line of the project", ""
-    if status == 0 and took < 1.0:
+    if status == 0 and finished:
         return OVER, errors
     return f"LOST: status {status} after {took:.1f} s", errors or "lost"
 

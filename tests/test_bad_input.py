@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import types
 from typing import Any
 
 import jax
@@ -30,23 +31,23 @@ def of(value, dtype: Any = np.float32):
 @pytest.mark.parametrize(
     ("images", "maximum", "message"),
     [
-        (of(np.nan), None, r"images in \[0, 1\], got float32 values from nan"),
-        (of(-0.25), None, r"images in \[0, 1\], got float32 values from -0.25"),
-        (of(2.0), 1.5, r"images in \[0, 1.5\], got float32 .* to 2"),
-        (of(255.0), None, r"images in \[0, 1\], got float32 .* to 255"),
-        (of(255, np.int32), None, r"images in \[0, 1\], got int32 .* to 255"),
+        (of(np.nan), None, r"images in \[0, 1\] and finite, got float32 values from nan"),
+        (of(-0.25), None, r"images in \[0, 1\] and finite, got float32 values from -0.25"),
+        (of(2.0), 1.5, r"images in \[0, 1\] times maximum = 1.5 and finite, got float32 .* to 2"),
+        (of(255.0), None, r"images in \[0, 1\] and finite, got float32 .* to 255"),
+        (of(255, np.int32), None, r"images in \[0, 1\] and finite, got int32 .* to 255"),
         (
             of(1j, np.complex64),
             None,
-            "images to be bool, integer or float of shape .*, got complex64",
+            "images to be bool, integer or float, got complex64",
         ),
-        (np.ma.masked_less(of(0.0), 0.1), None, "images to be an array without a mask"),
-        (np.array([["a"] * 4]), None, "images to be bool, integer or float of shape .*, got <U1"),
-        (of(1.0), 0, "maximum to be a positive, finite number, got 0"),
-        (of(1.0), -1.0, r"maximum to be a positive, finite number, got -1"),
-        (of(1.0), np.nan, r"maximum to be a positive, finite number, got nan"),
-        (of(1.0), np.inf, r"maximum to be a positive, finite number, got inf"),
-        (of(1.0), "255", r"maximum to be a positive, finite number, got '255'"),
+        (np.ma.masked_less(of(0.0), 0.1), None, "images without masked values, got 1"),
+        (np.array([["a"] * 4]), None, "images to be bool, integer or float, got <U1"),
+        (of(1.0), 0, r"maximum to be a number in \(0.0, inf\), got 0"),
+        (of(1.0), -1.0, r"maximum to be a number in \(0.0, inf\), got -1"),
+        (of(1.0), np.nan, r"maximum to be a number in \(0.0, inf\), got nan"),
+        (of(1.0), np.inf, r"maximum to be a number in \(0.0, inf\), got inf"),
+        (of(1.0), "255", r"maximum to be a number in \(0.0, inf\), got '255'"),
     ],
 )
 def test_train_epoch_refuses_images_before_it_donates(images, maximum, message):
@@ -58,9 +59,55 @@ def test_train_epoch_refuses_images_before_it_donates(images, maximum, message):
 
 def test_a_real_model_takes_any_finite_number():
     state = TrainState.create(iwae_jax.init(KEY, LinearGaussian(4)), optax.set_to_zero())
-    with pytest.raises(ValueError, match="Expected images to be finite, got float32 values .* nan"):
+    with pytest.raises(
+        ValueError, match=r"Expected images in \[-inf, inf\] and finite, got .* nan"
+    ):
         iwae_jax.train_epoch(state, of(np.nan), KEY, 1, binarization="none")
     iwae_jax.train_epoch(state, of(-300.0), KEY, 1, binarization="none")
+
+
+@dataclasses.dataclass(frozen=True)
+class Symmetric(LinearGaussian):
+    """Its data lie in [-1, 1]."""
+
+    @property
+    def data_range(self):
+        return (-1.0, 1.0)
+
+
+def test_images_lie_in_the_range_of_the_model():
+    state = TrainState.create(iwae_jax.init(KEY, Symmetric(4)), optax.set_to_zero())
+    for images, maximum in ((of(5.0), None), (of(100, np.uint8), None), (of(5.0), 4.0)):
+        with pytest.raises(ValueError, match=r"Expected images in \[-1, 1\].*and finite, got"):
+            iwae_jax.train_epoch(state, images, KEY, 1, binarization="none", maximum=maximum)
+    _, bounds = iwae_jax.train_epoch(state, of(-4.0), KEY, 1, binarization="none", maximum=4.0)
+    assert np.isfinite(bounds).all()
+
+
+def test_a_constant_inside_jit_is_checked():
+    images, too_large = jnp.array([[0.2, 0.5]]), jnp.array([[0.2, 1.5]])
+    drawn = jax.jit(lambda key: iwae_jax.data.binarize(images, key))(KEY)
+    np.testing.assert_array_equal(drawn, iwae_jax.data.binarize(images, KEY))
+    with pytest.raises(ValueError, match=r"Expected images in \[0, 1\]"):
+        jax.jit(lambda key: iwae_jax.data.binarize(too_large, key))(KEY)
+
+
+@dataclasses.dataclass(frozen=True)
+class Looking(LinearGaussian):
+    """Its `init` looks at the numbers that it draws, so that it can't be traced."""
+
+    def init(self, key):
+        assert float(jax.random.uniform(key)) >= 0
+        return super().init(key)
+
+
+def test_a_model_whose_init_can_not_be_traced_is_taken():
+    params = iwae_jax.init(KEY, Looking(2))
+    plain = iwae_jax.Params(params.generative, params.recognition, LinearGaussian(2))
+    x = jnp.ones((3, 2))
+    np.testing.assert_allclose(iwae_jax.bound(params, x, KEY, 2), iwae_jax.bound(plain, x, KEY, 2))
+    with pytest.raises(ValueError, match="Expected params to carry their model, got None"):
+        iwae_jax.bound(iwae_jax.Params((), (), None), x, KEY, 2)
 
 
 @pytest.mark.parametrize("shape", [(0, 4), (4,), (2, 3, 4)])
@@ -91,6 +138,17 @@ class Plain:
     sample_posterior = log_posterior = log_joint = init
 
 
+class Addressed(Plain):
+    def __hash__(self):
+        return id(self)
+
+
+class Slotted:
+    __slots__ = ("a",)
+    data_shape, data_range, init = (2,), (-np.inf, np.inf), Plain.init
+    sample_posterior = log_posterior = log_joint = init
+
+
 @dataclasses.dataclass(eq=False)
 class Thawed(Plain):
     a: float = 1.0
@@ -115,6 +173,9 @@ class Unhashable(Plain):
         (Holder(a=np.zeros(2)), r"can't change.*got Holder that holds an array of float64"),
         (Holder(a=(1, [2])), r"can't change.*got Holder that holds \[2\]"),
         (Holder(a=Plain()), "can't change.*got Holder with the attributes a"),
+        (Holder(a=types.SimpleNamespace(a=1)), "can't change.*got Holder that holds namespace"),
+        (Addressed(), "can't change.*got Addressed with the attributes a"),
+        (Slotted(), "can't change.*got Slotted with the attributes a"),
     ],
 )
 def test_a_model_that_could_change_is_refused(model, message):
@@ -212,6 +273,8 @@ def test_arguments(call, message):
 
 
 def test_numbers_of_numpy_are_numbers():
+    schedule = training.stage_schedule(10, np.array([1e-3, 1e-4]))  # type: ignore[arg-type]
+    np.testing.assert_allclose(schedule(10), 1e-4)
     config = iwae_jax.ModelConfig(likelihood="normal", likelihood_scale=np.float32(0.5))  # type: ignore[arg-type]
     assert config == iwae_jax.ModelConfig(likelihood="normal", likelihood_scale=0.5)
     assert objectives.Renyi(np.float64(0.5)) == objectives.Renyi(0.5)
@@ -229,6 +292,8 @@ def test_what_memory_cannot_hold_is_refused_before_it_is_allocated():
     with pytest.raises(ValueError, match=r"backward pass .*GiB.*gradients\.resampled"):
         iwae_jax.train_epoch(state, x, KEY, 2**31 - 1)
     assert not state.step.is_deleted()
+    with pytest.raises(ValueError, match="Expected 1000000000000 keys to fit in memory"):
+        iwae_jax.datum_keys(KEY, 10**12)
     checks.check_memory("a number", 8.0, "")
 
 

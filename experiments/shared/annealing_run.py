@@ -14,6 +14,7 @@ from experiments.shared.errors import UsageError
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
+from experiments.shared.saved import read_arrays
 from iwae_jax import annealing, evaluation
 
 BLOCK = 10  # images, or simulated data, at a time
@@ -35,12 +36,11 @@ def anneal(
     config, data, params = restore_run(run_dir, data_dir)
     folder = RunFolder(run_dir)
     k = (folder.read("summary.json") or {})["test_nll_k"]
-    with np.load(folder.path / "test_diagnosis.npz") as saved:
-        # Folders of earlier versions do not store the number of samples of each image.
-        arrays = {"samples": np.full(len(saved["log_likelihood"]), k), **saved}
-    sampled = evaluation.Diagnosis(
-        *(arrays[name][:images] for name in evaluation.Diagnosis._fields)
-    )
+    names = evaluation.Diagnosis._fields
+    # Folders of earlier versions do not store the number of samples of each image.
+    saved = read_arrays(folder.path / "test_diagnosis.npz", *names, optional=["samples"])
+    arrays = {"samples": np.full(len(saved["log_likelihood"]), k), **saved}
+    sampled = evaluation.Diagnosis(*(arrays[name][:images] for name in names))
     count = len(sampled.log_likelihood)
     if count < 2:
         raise UsageError(f"Expected a run that evaluated at least 2 images, got {count}.")

@@ -19,6 +19,7 @@ from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.files import write_json
 from experiments.shared.folders import former_name
 from experiments.shared.results import Keys, weight_blocks
+from experiments.shared.saved import check_values, read_json
 from experiments.shared.stopping import held
 from iwae_jax import checkpoints, evaluation
 from iwae_jax.data import Dataset
@@ -61,6 +62,16 @@ def compare(
     return rows
 
 
+def _lines(file: Path, passes: int) -> list[dict[str, Any]]:
+    """The measurements of each of so many passes."""
+    lines = read_json(file)
+    if not isinstance(lines, list) or len(lines) < passes:
+        raise UsageError(
+            f"Expected {file} to hold the measurements of {passes} passes, got others."
+        )
+    return lines[:passes]
+
+
 def _open(folder: Path, about: dict[str, Any]) -> None:
     """Make the folder, or check that it holds the same comparison."""
     file = folder / "compare.json"
@@ -69,10 +80,11 @@ def _open(folder: Path, about: dict[str, Any]) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             write_json(file, about)
             return
-        saved = json.loads(file.read_text())
-        changed = sorted(name for name in about if saved.get(name) != about[name])
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise UsageError(f"Expected to read and write {folder}, got: {error}") from error
+    saved = read_json(file)
+    check_values(file, saved, {}, about)
+    changed = sorted(name for name in about if saved[name] != about[name])
     if changed:
         raise UsageError(
             f"Expected {folder} to hold the same comparison, got other {', '.join(changed)}: "
@@ -125,7 +137,7 @@ class Entry:
         self.lines: list[dict[str, Any]] = []
         if restored is not None:
             self.done, self.state = restored
-            self.lines = json.loads((folder / "lines.json").read_text())[: self.done]
+            self.lines = _lines(folder / "lines.json", self.done)
         folder.mkdir(exist_ok=True)
 
     def save(self) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -231,6 +231,7 @@ class Config:
         try:
             for flags in (config.network, config.bound, config.schedule, config.evaluation):
                 flags.check()
+            replace(config.run, after=None).check()  # the folder of --after may be gone
         except UsageError as error:
             raise UsageError(f"config.json holds an invalid value: {error}") from error
         return config

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
+import numpy as np
+
 from experiments.shared.errors import UsageError
 
 Number = float | None
@@ -18,6 +20,22 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"Expected {file} to be JSON, got: {error}.") from error
+
+
+def read_arrays(file: Path, *names: str, optional: Iterable[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of an npz file, or the one of an npy file under its only name.
+
+    A `UsageError` names the file if it cannot be read, or lacks an array that is not optional.
+    """
+    try:
+        content = np.load(file, allow_pickle=False)
+        if isinstance(content, np.ndarray):
+            return dict.fromkeys(names, content)
+        with content:
+            return {n: content[n] for n in names if n in content.files or n not in optional}
+    except Exception as error:  # on damaged files NumPy raises errors of many types
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise UsageError(f"Expected {file} to hold {', '.join(names)}, got: {text}.") from error
 
 
 def check_values(

@@ -16,6 +16,7 @@ from experiments.shared.files import make_folder, write_atomically, write_csv
 from experiments.shared.folders import RunFolder
 from experiments.shared.published import TABLE_2
 from experiments.shared.runner import run_one
+from experiments.shared.saved import read_arrays
 from experiments.shared.summary import protocol
 from iwae_jax.data import Dataset
 
@@ -89,7 +90,7 @@ def _objective(config: Config) -> tuple[str, int]:
 
 
 def _log_p(folder: RunFolder) -> np.ndarray:
-    return np.load(folder.path / "test_log_likelihood.npy")
+    return read_arrays(folder.path / "test_log_likelihood.npy", "log p(x)")["log p(x)"]
 
 
 def _row(

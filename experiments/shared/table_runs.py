@@ -17,6 +17,7 @@ from experiments.shared.display import console, counted, duration, print_table
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import WEIGHTS, Keys
 from experiments.shared.runner import initial_state, run_facts
+from experiments.shared.saved import read_arrays
 from iwae_jax.data import Dataset
 from iwae_jax.training.checkpoints import Checkpoints
 
@@ -141,4 +142,5 @@ class Cells:
 
     def log_p(self, run: Config) -> np.ndarray:
         """log p(x) of each test image of a finished run."""
-        return np.load(self.folder(run).path / "test_log_likelihood.npy")
+        file = self.folder(run).path / "test_log_likelihood.npy"
+        return read_arrays(file, "log p(x)")["log p(x)"]

@@ -1,12 +1,15 @@
 """Checks of input, and the texts of their errors."""
 
+import contextlib
 import functools
 import operator
 import os
 import types
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -74,40 +77,40 @@ def check_unchanging(name: str, value: Any) -> None:
 
 def _changing(value: Any) -> str:
     """The part of an object that may change in place, in words; empty if there is none."""
-    if isinstance(value, (np.ndarray, jax.Array, list, dict, set)):
-        return f"that holds {_describe(value)}"
     if isinstance(value, tuple):
         return next(filter(None, map(_changing, value)), "")
     if isinstance(value, functools.partial):
         return _changing((value.func, *value.args, *value.keywords.values()))
     if isinstance(value, types.MethodType):
         return _changing(value.__self__)
+    if isinstance(value, jax.Array) or type(value).__hash__ is None:
+        return f"that holds {_describe(value)}"
     known = type(value).__module__.partition(".")[0] in ("builtins", "jax", "jaxlib")
-    if known or isinstance(value, (type, types.FunctionType)) or hasattr(value, "__wrapped__"):
+    if known or isinstance(value, (type, types.FunctionType)):
         return ""
     if is_dataclass(value):
         # Flax modules are frozen, although their dataclass does not say so.
-        frozen = type(value).__dataclass_params__.frozen or hasattr(value, "scope")  # type: ignore[attr-defined]
-        if not frozen:
+        if not (type(value).__dataclass_params__.frozen or isinstance(value, nn.Module)):  # type: ignore[attr-defined]
             return "that is a dataclass, but not a frozen one"
-        return next(
-            filter(None, (_changing(getattr(value, f.name, None)) for f in fields(value))), ""
-        )
-    if type(value).__hash__ is object.__hash__ and getattr(value, "__dict__", None):
-        return f"with the attributes {', '.join(vars(value))}"
+        held = (getattr(value, field.name, None) for field in fields(value) if field.init)
+        return next(filter(None, map(_changing, held)), "")
+    attributes = [*getattr(value, "__dict__", ()), *getattr(type(value), "__slots__", ())]
+    wraps = callable(getattr(value, "__wrapped__", None))  # a function, compiled or the like
+    if type(value).__eq__ is object.__eq__ and attributes and not wraps:
+        return f"with the attributes {', '.join(attributes)}"
     return ""
 
 
 def check_memory(what: str, size: float, way_out: str) -> None:
     """Raise a `ValueError` if ``size`` bytes can't be held, before they are allocated.
 
-    ``size`` is a lower bound of the memory that ``what`` takes. It is compared with the memory of a
-    device, or on a CPU with that of the machine.
+    ``size`` is a lower bound of the memory that ``what`` takes. It is compared with the memory of all local
+    devices together, since an array may be cut over them; on a CPU with that of the machine or container.
     """
     available = _memory()
     if available is not None and size > available:
         raise ValueError(
-            f"Expected {what} to fit in memory, got at least {size / 2**30:,.1f} GiB on a device with "
+            f"Expected {what} to fit in memory, got at least {size / 2**30:,.1f} GiB where there are "
             f"{available / 2**30:,.1f} GiB. {way_out}"
         )
 
@@ -118,10 +121,12 @@ def _memory() -> int | None:
     if devices[0].platform != "cpu":
         sizes = [(device.memory_stats() or {}).get("bytes_limit") for device in devices]
         return None if None in sizes else sum(size for size in sizes if size is not None)
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):  # not on every system
-        return None
+    limits = []
+    with contextlib.suppress(AttributeError, OSError, ValueError):  # not on every system
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    with contextlib.suppress(OSError, ValueError):  # a container's limit; "max" if there is none
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    return min(limits, default=None)
 
 
 def check_key(key: Any, batch_shape: tuple[int, ...] = ()) -> Array:
@@ -143,10 +148,10 @@ def check_observation(
 
     Values that are known at the call are checked: one outside ``data_range``, or not finite, raises.
     Values inside ``jit`` or on other machines are not known. There, a value outside the range becomes NaN,
-    so that it never yields a plausible number, and a range of [0, 1] refuses uint8, which usually means raw
-    intensities.
+    so that it never yields a plausible number, and a range that ends below 255 refuses uint8, which usually
+    means raw intensities.
     """
-    x = _plain("x", x)
+    x = as_numbers("x", x)
     shape, dtype = tuple(x.shape), x.dtype
     letters = ", ".join(["...", *map(str, data_shape)])
     if len(shape) < len(data_shape) or shape[len(shape) - len(data_shape) :] != data_shape:
@@ -176,24 +181,26 @@ def check_observation(
     )
 
 
-def _plain(name: str, values: Any) -> Any:
+def as_numbers(name: str, values: Any) -> Any:
     """``values`` as a JAX or NumPy array of bool, integer or float, without masked values."""
     if np.ma.is_masked(values):
         raise ValueError(
             f"Expected {name} without masked values, got {np.ma.count_masked(values)}."
         )
     if not isinstance(values, jax.Array):
-        values = np.asarray(values)
-    if not any(
-        jnp.issubdtype(values.dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating)
-    ):
+        try:
+            values = np.asarray(values)
+        except ValueError as error:  # lists of several lengths
+            raise ValueError(f"Expected {name} to be an array of numbers, got: {error}") from None
+    kinds = (jnp.bool_, jnp.integer, jnp.floating)
+    if not any(jnp.issubdtype(values.dtype, kind) for kind in kinds):
         raise ValueError(f"Expected {name} to be bool, integer or float, got {values.dtype}.")
     return values
 
 
 def check_data_mean(data_mean: Any, data_shape: tuple[int, ...]) -> np.ndarray:
     """Return the mean of the training data, [*data], if it has the model's shape."""
-    mean = np.asarray(data_mean, np.float64)
+    mean = np.asarray(as_numbers("data_mean", data_mean), np.float64)
     if mean.shape != data_shape:
         raise ValueError(f"Expected data_mean of shape {data_shape}, got {mean.shape}.")
     if not np.isfinite(mean).all():

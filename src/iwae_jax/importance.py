@@ -29,7 +29,7 @@ def log_weights(
     """Log importance weights, log p(x, z_i) - log q(z_i | x) with z_i ~ q(z | x).
 
     The key of sample i of datum n is ``fold_in(fold_in(key, n), i)``, where n counts along the batch
-    axes. With a key for each datum, or with one datum without batch axes, fold_in(key, n) is that key.
+    axes. A key for each datum, or the key of one datum without batch axes, replaces fold_in(key, n).
     ``jax.vmap`` over data and their `datum_keys` therefore gives the numbers of the batch. The result for
     a datum does not depend on the rest of the call: the first k' of k
     samples are those of a call with k', and the first n data those of a call with n. Samples are computed

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.checks import check_key, check_observation, check_unchanging
+from iwae_jax.checks import check_key, check_memory, check_observation, check_unchanging
 from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 
@@ -154,6 +154,7 @@ def datum_keys(key: Key[Array, ""], count: int) -> Key[Array, " count"]:
     """The keys that the library gives to data 0 .. count-1: ``fold_in(key, n)``."""
     if operator.index(count) < 0:
         raise ValueError(f"Expected count to be at least 0, got {count}.")
+    check_memory(f"{count} keys", 8.0 * count, "Make keys for a part of the data at a time.")
     return _datum_keys(check_key(key), count)
 
 
@@ -199,27 +200,33 @@ def _check_params(params: Any) -> None:
             f"Expected params to be iwae_jax.Params, from iwae_jax.init, got "
             f"{type(params).__name__}."
         )
-    check_unchanging("the model of params", params.model)
-    expected, found = (
-        _expected_shapes(params.model),
-        _shapes(params),
-    )
+    model = params.model
+    if not hasattr(model, "init"):
+        raise ValueError(f"Expected params to carry their model, got {model!r}.")
+    check_unchanging("the model of params", model)
+    expected, found = _expected_shapes(model), _shapes(params)
+    if expected is None:
+        return
     for name in sorted(expected.keys() ^ found.keys()):
         raise ValueError(
-            f"Expected params that fit their model, {params.model!r}, got "
+            f"Expected params that fit their model, {model!r}, got "
             f"{'no leaf' if name in expected else 'an extra leaf'} {name}."
         )
     for name, shape in expected.items():
         if found[name] != shape:
             raise ValueError(
-                f"Expected params that fit their model, {params.model!r}, got the leaf {name} of shape "
+                f"Expected params that fit their model, {model!r}, got the leaf {name} of shape "
                 f"{found[name]} instead of {shape}."
             )
 
 
 @lru_cache(maxsize=128)
-def _expected_shapes(model: Any) -> dict[str, tuple[int, ...]]:
-    generative, recognition = jax.eval_shape(model.init, jax.random.key(0))
+def _expected_shapes(model: Any) -> dict[str, tuple[int, ...]] | None:
+    """The shape of each parameter; None for a model of one's own whose ``init`` can't be traced."""
+    try:
+        generative, recognition = jax.eval_shape(model.init, jax.random.key(0))
+    except Exception:  # whatever a user's init raises on a key that has no value
+        return None
     return _shapes(Params(generative, recognition, model))
 
 

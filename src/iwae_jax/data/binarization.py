@@ -8,7 +8,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.checks import check_key
+from iwae_jax.checks import as_numbers, check_key, check_number
 from iwae_jax.typing import Array, ArrayLike, Float, Key
 
 
@@ -43,71 +43,41 @@ def binarize(
 
 
 def check_intensities(
-    images: Any, maximum: Any = None, *, unit_range: bool = True
-) -> tuple[Array | np.ndarray, Any]:
+    images: Any, maximum: Any = None, data_range: tuple[float, float] = (0, 1)
+) -> tuple[Array | np.ndarray, float]:
     """Return images as an array, and the maximum, if the values are what training can use.
 
     Values that are known at the call are checked.
 
     Args:
       images: intensities, [n, *data].
-      maximum: the intensity that means one. Default: 255 for uint8 in a unit range, else 1.
-      unit_range: whether the values must be in [0, maximum]; if not, they must be finite.
+      maximum: the intensity that means one. Default: 255 for uint8 and data in [0, 1], else 1.
+      data_range: the smallest and largest value of image / maximum.
 
     Raises:
       ValueError: if they can't.
     """
-    images = images if isinstance(images, jax.Array) else _as_array(images)
-    kinds = (jnp.bool_, jnp.integer, jnp.floating)
-    if not images.ndim or not any(jnp.issubdtype(images.dtype, kind) for kind in kinds):
-        raise ValueError(
-            "Expected images to be bool, integer or float of shape [n, *data], got "
-            f"{images.dtype} of shape {images.shape}."
-        )
+    images = as_numbers("images", images)
+    if not images.ndim:
+        raise ValueError(f"Expected images of shape [n, *data], got {images.shape}.")
+    low, high = data_range
     if maximum is None:
-        maximum = 255.0 if unit_range and images.dtype == np.uint8 else 1.0
-    largest = _check_maximum(maximum)
-    if not isinstance(largest, jax.core.Tracer):
-        _check_values(images, largest, unit_range)
-    return images, largest
-
-
-def _as_array(images: Any) -> np.ndarray:
-    if isinstance(images, np.ma.MaskedArray):
-        raise ValueError("Expected images to be an array without a mask, got a masked array.")
-    try:
-        return np.asarray(images)
-    except ValueError as error:  # lists of several lengths
-        raise ValueError(f"Expected images to be an array of numbers, got: {error}") from None
-
-
-def _check_maximum(maximum: Any) -> Any:
-    if isinstance(maximum, jax.core.Tracer):
-        return maximum
-    try:
-        number = math.nan if isinstance(maximum, (bool, str, bytes)) else float(maximum)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"Expected maximum to be a positive, finite number, got {maximum!r}.")
-    return number
-
-
-def _check_values(images: Any, maximum: float, unit_range: bool) -> None:
-    dtype = images.dtype
-    if maximum >= {np.dtype(bool): 1, np.dtype(np.uint8): 255}.get(dtype, math.inf):
-        return  # whatever the values
-    if isinstance(images, jax.core.Tracer) or not getattr(images, "is_fully_addressable", True):
-        return
-    if not images.size:
-        return
-    low, high = images.min(), images.max()  # NaN if there is one
-    if not (0 <= low <= high <= maximum if unit_range else np.isfinite([low, high]).all()):
-        expected = f"in [0, {maximum:g}]" if unit_range else "to be finite"
-        hint = "; maximum is the intensity that means a probability of one" if unit_range else ""
-        raise ValueError(
-            f"Expected images {expected}, got {dtype} values from {low} to {high}{hint}."
-        )
+        maximum = 255.0 if (low, high) == (0, 1) and images.dtype == np.uint8 else 1.0
+    maximum = check_number("maximum", maximum, 0.0, math.inf, open_low=True, open_high=True)
+    known = not isinstance(images, jax.core.Tracer) and getattr(
+        images, "is_fully_addressable", True
+    )
+    if known and images.size:
+        values = np.asarray(images)  # NumPy's, since JAX can't look at constants inside jit
+        smallest, largest = float(values.min()), float(values.max())  # NaN if there is one
+        inside = low * maximum <= smallest <= largest <= high * maximum
+        if not (inside and math.isfinite(smallest) and math.isfinite(largest)):
+            scale = f" times maximum = {maximum:g}" if maximum != 1 else ""
+            raise ValueError(
+                f"Expected images in [{low:g}, {high:g}]{scale} and finite, got {images.dtype} values "
+                f"from {smallest:g} to {largest:g}."
+            )
+    return images, float(maximum)
 
 
 def draw_pixels(

@@ -18,6 +18,7 @@ from iwae_jax.data.mat import read_mat
 from iwae_jax.data.reading import (
     DamagedError,
     check_count,
+    check_entry,
     check_labels,
     npz_names,
     open_plain,
@@ -227,7 +228,10 @@ def read_omniglot_zip(file: Path) -> dict[str, np.ndarray]:
                     f"Expected {entry.filename} in {file} to have at most {_MOST_PNG:,} bytes, got "
                     f"{size:,}."
                 )
-            images[path] = shrink(archive.read(entry), f"{entry.filename} in {file}")
+            check_entry(entry)
+            with archive.open(entry) as stream:
+                png = read_at_most(stream, size + 1)
+            images[path] = shrink(png, f"{entry.filename} in {file}")
     if not images:
         raise DamagedError(f"Expected {file} to contain Omniglot's PNG files, got none.")
     for character, count in Counter(path.rpartition("/")[0] for path in images).items():

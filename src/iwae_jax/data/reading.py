@@ -51,6 +51,12 @@ def read_at_most(stream: Any, size: int) -> bytes:
     return b"".join(pieces)
 
 
+def check_entry(entry: zipfile.ZipInfo) -> None:
+    """Raise a `ValueError` for a compression that Python inflates without a limit."""
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{entry.filename} with compression method {entry.compress_type}")
+
+
 def check_count(what: Any, count: int) -> None:
     """Raise a `DamagedError` if there are no images, or more than a file may promise."""
     if not 0 < count <= MOST_IMAGES:
@@ -91,6 +97,7 @@ def read_npz(
     wanted = "an undamaged npz file without pickles"
     with reading(file, wanted), zipfile.ZipFile(file) as archive:
         for split in sorted(names, key=lambda split: split.endswith("_labels")):
+            check_entry(archive.getinfo(f"{names[split]}.npy"))
             with archive.open(f"{names[split]}.npy") as stream:
                 shape, fortran, dtype = _npy_header(stream)
                 if split.endswith("_labels"):

@@ -1,5 +1,6 @@
 """Estimates of log p(x) from log-weights, and how far to trust them."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ def pareto_k_limit(k: int) -> float:
     Reference:
       Vehtari et al., Pareto smoothed importance sampling (2024), sec. 3.2.4.
     """
-    return min(1.0 - 1.0 / np.log10(k), PARETO_K_LIMIT) if k > 1 else -np.inf
+    return min(1.0 - 1.0 / math.log10(k), PARETO_K_LIMIT) if k > 1 else -math.inf
 
 
 class Diagnosis(NamedTuple):

@@ -1,6 +1,6 @@
 """The public bound, and how it is differentiated."""
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
@@ -117,7 +117,7 @@ def check_pair(objective: Any, gradient: Estimator | str, k: int, model: Any = N
     if function.randomised and function.analytic_kl:
         refuse("a randomised objective takes no analytic KL divergence")
     for climbed in (function, function.for_phi):
-        _check_values(climbed, k)
+        _check_values(climbed, k, jnp.dtype(jnp.result_type(float)))
     for climbed in (function, function.for_phi):
         why = estimator.refuse(climbed, k)
         if why is not None:
@@ -147,7 +147,7 @@ def _bound(params, data, keys, k, objective, estimator):
     if not plain:
         return _estimate(k, objective, estimator, params, data, keys)
     params = _reparameterised(estimator, params, data, keys)
-    # Streamed: where only the value is wanted, memory does not grow with k.
+    # Streamed: where only the value is wanted, the log-weights alone grow with k.
     log_w = streamed_log_weights(params, data, keys, k, analytic_kl=objective.analytic_kl)
     return objective(log_w)
 
@@ -177,10 +177,11 @@ def _reparameterised(estimator: Estimator, params: Params, data: Array, keys: Ar
     return params
 
 
-def _check_values(objective: Objective, k: int) -> None:
+@lru_cache(maxsize=256)
+def _check_values(objective: Objective, k: int, dtype: Any) -> None:
     """Raise a `ValueError` if the objective does not give a float for each datum, or refuses k."""
     n = 2 if k != 2 else 3  # data other than samples in number, so that a wrong axis shows
-    shapes = [jax.ShapeDtypeStruct(shape, jnp.result_type(float)) for shape in ((k, n), (n,))]
+    shapes = [jax.ShapeDtypeStruct(shape, dtype) for shape in ((k, n), (n,))]
     values: Any = jax.eval_shape(objective, *shapes[: 2 if objective.randomised else 1])
     if not isinstance(values, jax.ShapeDtypeStruct):
         found = f"a {type(values).__name__}"

@@ -70,9 +70,9 @@ def stage_schedule(
       Burda et al., Importance Weighted Autoencoders (2016), sec. 5.
     """
     check_positive_int("steps_per_pass", steps_per_pass)
-    if not isinstance(rates, (tuple, list)) or not rates:
-        raise ValueError(f"Expected rates to hold at least one learning rate, got {rates!r}.")
     rates = tuple(_rate("rates", rate) for rate in rates)
+    if not rates:
+        raise ValueError("Expected rates to hold at least one learning rate, got none.")
     ends = [steps_per_pass * stage_passes(i + 1, base=base) for i in range(len(rates) - 1)]
     return optax.join_schedules([optax.constant_schedule(rate) for rate in rates], ends)
 

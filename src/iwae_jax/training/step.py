@@ -57,7 +57,7 @@ class TrainState:
                 f"Expected params to be iwae_jax.Params, from iwae_jax.init, got "
                 f"{type(params).__name__}."
             )
-        if not isinstance(optimizer, optax.GradientTransformation):
+        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
             raise ValueError(
                 "Expected optimizer to be an optax transformation, such as optax.adam(1e-3), got "
                 f"{optimizer!r}."
@@ -172,8 +172,8 @@ def train_epoch(
 
     Args:
       state: the train state.
-      images: the training data, kept on the device in their own type (usually uint8); values in
-        [0, maximum], or any finite ones for a model of real data.
+      images: the training data, kept on the device in their own type (usually uint8). image / maximum
+        lies in the model's ``data_range``.
       key: a typed JAX key; the same for every pass of a run.
       k: the number of importance samples.
       batch_size: data in a step.
@@ -215,8 +215,7 @@ def train_epoch(
             f"{binarization!r}."
         )
     shape = tuple(model.data_shape)
-    unit_range = tuple(model.data_range) == (0, 1)
-    images, maximum = check_intensities(images, maximum, unit_range=unit_range)
+    images, maximum = check_intensities(images, maximum, tuple(model.data_range))
     images = jnp.asarray(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
         letters = ", ".join(["n", *map(str, shape)])
