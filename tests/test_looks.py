@@ -213,9 +213,9 @@ def test_bounds_by_samples():
 
 def test_bad_usage(type_it, tmp_path):
     for module, words, message in (
-        (latents, [tmp_path], "Expected RUN_DIR to be a run's folder"),
+        (latents, [tmp_path], "Expected a run's folder, which holds config.json"),
         (latents, [tmp_path, "--map-images", 1], "Expected --map-images to be at least 10"),
-        (annealing, [tmp_path], "Expected RUN_DIR to be a run's folder"),
+        (annealing, [tmp_path], "Expected a run's folder, which holds config.json"),
         (annealing, [tmp_path, "--chains", 1], "Expected --chains to be at least 2, got 1."),
         (posterior, ["--k", 0], "Expected --k to be at least 1"),
         (posterior, ["--steps", 0], "Expected --steps to be at least 1, got 0."),

@@ -13,7 +13,7 @@ import pytest
 import iwae_jax
 from tests.test_importance import KEY, SMALL, binary, small
 
-PARAMS, X = small(2), binary(6)
+PARAMS, X = small(1), binary(6)
 OPTIMIZER = optax.adam(1e-2)
 
 
@@ -103,7 +103,8 @@ print("same")
 
 @pytest.mark.parametrize("axis_type", ["Auto", "Explicit"])
 def test_the_result_does_not_depend_on_the_number_of_devices(axis_type):
-    env = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=4"
+    env = os.environ | {"XLA_FLAGS": flags}
     run = subprocess.run(
         [sys.executable, "-c", SHARDED, axis_type],
         capture_output=True,

@@ -355,7 +355,7 @@ def test_a_small_table_from_end_to_end(type_it, tmp_path, monkeypatch, quick_run
     ]
     # And other settings do not pass for them: they have folders of their own.
     status, printed = type_it(table1, *words, "--loss", "sum", "--plan")
-    assert status == 0 and printed.count("finished") == 0 and printed.count("0 of 1 passes") == 3
+    assert status == 0 and printed.count("finished") == 0 and printed.count("0 of 1 pass") == 3
 
 
 def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path, quick_runs):
