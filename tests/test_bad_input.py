@@ -281,7 +281,8 @@ def test_numbers_of_numpy_are_numbers():
     assert repr(objectives.CUBO(np.int64(3))) == "CUBO(n=3)"  # type: ignore[arg-type]
 
 
-def test_what_memory_cannot_hold_is_refused_before_it_is_allocated():
+def test_what_memory_cannot_hold_is_refused_before_it_is_allocated(monkeypatch):
+    monkeypatch.setattr(checks, "_memory", lambda: 2**34)  # the same on every machine
     params, x = small(1), binary(2)
     for call in (iwae_jax.bound, iwae_jax.log_weights):
         with pytest.raises(ValueError, match=r"k = 2147483647 samples of 200 .*log_likelihood"):
@@ -294,7 +295,10 @@ def test_what_memory_cannot_hold_is_refused_before_it_is_allocated():
     assert not state.step.is_deleted()
     with pytest.raises(ValueError, match="Expected 1000000000000 keys to fit in memory"):
         iwae_jax.datum_keys(KEY, 10**12)
+    monkeypatch.undo()
     checks.check_memory("a number", 8.0, "")
+    with pytest.raises(ValueError, match=r"Expected all to fit in memory, got at least .* GiB"):
+        checks.check_memory("all", 2.0**70, "")
 
 
 def test_the_value_of_a_bound_streams():
