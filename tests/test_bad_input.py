@@ -264,6 +264,10 @@ def test_parameters_of_another_model_are_refused():
             lambda: iwae_jax.ModelConfig(likelihood="normal", likelihood_scale=True),
             "likelihood_scale to be a number in .*, got True",
         ),
+        (
+            lambda: iwae_jax.init(KEY, small(1).model, data_mean=np.full(11, 12.0)),
+            "data_mean in .* divide it by the maximum intensity",
+        ),
         (lambda: objectives.Renyi("a"), "alpha to be a number"),  # type: ignore[arg-type]
     ],
 )

@@ -157,7 +157,11 @@ def check_observation(
     if len(shape) < len(data_shape) or shape[len(shape) - len(data_shape) :] != data_shape:
         raise ValueError(f"Expected x of shape [{letters}], got {shape}.")
     low, high = data_range
-    hint = "; binarize raw intensities first, or divide them by 255" if data_range == (0, 1) else ""
+    hint = (
+        "; binarize raw intensities first, or divide them by their maximum"
+        if data_range == (0, 1)
+        else ""
+    )
     if isinstance(x, jax.core.Tracer) or not getattr(x, "is_fully_addressable", True):
         if dtype == jnp.uint8 and high < 255:
             raise ValueError(

@@ -72,10 +72,11 @@ def check_intensities(
         smallest, largest = float(values.min()), float(values.max())  # NaN if there is one
         inside = low * maximum <= smallest <= largest <= high * maximum
         if not (inside and math.isfinite(smallest) and math.isfinite(largest)):
+            hint = "; maximum is the intensity that means 1" if (low, high) == (0, 1) else ""
             scale = f" times maximum = {maximum:g}" if maximum != 1 else ""
             raise ValueError(
                 f"Expected images in [{low:g}, {high:g}]{scale} and finite, got {images.dtype} values "
-                f"from {smallest:g} to {largest:g}."
+                f"from {smallest:g} to {largest:g}{hint}."
             )
     return images, float(maximum)
 

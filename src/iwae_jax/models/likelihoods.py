@@ -83,7 +83,10 @@ class Bernoulli:
         """The logit of the mean, clipped to [0.001, 0.999]."""
         low, high = data_mean.min(), data_mean.max()
         if low < 0 or high > 1:
-            raise ValueError(f"Expected data_mean in [0, 1], got values from {low} to {high}.")
+            raise ValueError(
+                f"Expected data_mean in [0, 1], got values from {low} to {high}; divide it by the maximum "
+                "intensity."
+            )
         mean = np.clip(data_mean, 0.001, 0.999)
         return np.log(mean) - np.log1p(-mean)
 
