@@ -39,7 +39,7 @@ def route_of_theta(theta: str | None, gradient: str) -> str | None:
 
 
 def _help(takers: list[str], parameter: str) -> str:
-    """What a parameter means to the objectives that take it, from the first one's docstring."""
+    """The help of a parameter: its line in the docstring of the first objective that takes it."""
     text = inspect.getdoc(objectives.NAMES[takers[0]]) or ""
     found = re.search(rf"^ +{parameter}: (.*?)\.(?:\s|$)", text, re.M | re.S)
     meaning = " ".join(found[1].replace("`", "").split()) if found else "a parameter"

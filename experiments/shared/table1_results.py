@@ -255,7 +255,7 @@ def _markdown(
             "Gain of the cell named first, in nats, paired by image and seed. ± images: 1.96 standard errors "
             "over images. ± seeds: half the width of the 95% t interval over seeds. An ordering holds, or "
             "does not hold, if the gain is larger than the root of the sum of both squares. With one seed "
-            "the verdict is not known: another training run may differ by more than the images.",
+            "the verdict is not known: another training run may differ by more than the error over images.",
             "",
             "| data | ordering | published gain | gain | ± images | ± seeds | seeds | verdict |",
             f"|{'---|' * 8}",

@@ -70,7 +70,7 @@ class SUMO(Objective):
     datum. The number determines T. `iwae_jax.bound` draws it, and computes only the samples that T needs.
 
     Attributes:
-      tail: the number of samples at which the geometric tail begins.
+      tail: the term j at which the geometric tail begins.
       decay: the ratio of the tail, in (0, 1).
 
     Raises:

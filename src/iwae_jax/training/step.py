@@ -15,7 +15,7 @@ from iwae_jax.gradients import DEFAULT, Estimator, bound, check_pair, named, sam
 from iwae_jax.models import ModelConfig
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
-from iwae_jax.protocol import Params, datum_keys
+from iwae_jax.protocol import Params, datum_keys, model_of
 from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, PyTree
 
 BINARIZATIONS = ("dynamic", "fixed", "none")
@@ -53,11 +53,7 @@ class TrainState:
         Raises:
           ValueError: if an argument is not what its name says.
         """
-        if not isinstance(params, Params):
-            raise ValueError(
-                f"Expected params to be iwae_jax.Params, from iwae_jax.init, got "
-                f"{type(params).__name__}."
-            )
+        model_of(params)  # or an error
         if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
             raise ValueError(
                 "Expected optimizer to be an optax transformation, such as optax.adam(1e-3), got "
