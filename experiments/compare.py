@@ -68,6 +68,7 @@ class Compare:
     def base(self) -> Config:
         """The config that all entries share."""
         return Config.of(
+            preset="paper",
             k=self.k,
             layers=self.layers,
             batch_size=self.batch_size,

@@ -12,7 +12,7 @@ from typing import Annotated
 
 from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import parse
+from experiments.shared.config import Precision, parse
 from experiments.shared.flags import FinishedRun, Images, group, optional
 from experiments.shared.runner import evaluate_again
 
@@ -26,6 +26,8 @@ class Arguments:
     """Importance samples of the test likelihood."""
     images: Images = None
     """Number of test images to evaluate."""
+    precision: Precision = "float32"
+    """Precision of matrix products."""
     seed: Annotated[int | None, optional("INT", "the samples of the run's own evaluation")] = None
     """Seed of the importance samples."""
 
@@ -40,7 +42,7 @@ def main() -> int:
     """Evaluate; return the exit status."""
     a = parse(Arguments, "python -m experiments.evaluate", __doc__ or "")
     a.check()
-    evaluate_again(a.run.run_dir, a.k, a.images, a.seed, a.run.data_dir)
+    evaluate_again(a.run.run_dir, a.k, a.images, a.seed, a.run.data_dir, a.precision)
     return 0
 
 

@@ -13,12 +13,14 @@ command to resume the others. Writes table2.md and table2.csv to OUT_DIR/table2.
 
 import time
 from dataclasses import dataclass, field
+from typing import Literal
 
 from experiments.shared.command import as_typed, leave
 from experiments.shared.config import Config, parse
 from experiments.shared.flags import DataFlags
 from experiments.shared.table2_results import make_table
 from experiments.shared.table_flags import TableFlags
+from iwae_jax.training import stage_passes
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Table2:
     """Importance samples of the IWAE."""
     seed: int = 0
     """Seed of all randomness."""
+    preset: Literal["quick", "paper"] = "quick"
+    """quick: the paper's schedule for 13 passes, or --passes. paper: its 3,280 passes."""
     training: TableFlags = field(default_factory=TableFlags)
     data: DataFlags = field(default_factory=DataFlags)
 
@@ -40,7 +44,9 @@ class Table2:
 
     def first_parts(self) -> tuple[Config, Config]:
         """The two runs before the switch: VAE, and IWAE."""
-        base = self.training.config(self.data.dataset, self.data, seed=self.seed)
+        base = self.training.config(self.data.dataset, self.data, preset="paper", seed=self.seed)
+        if self.preset == "quick" and self.training.passes is None:
+            base = base.replace(passes=stage_passes(3))
         return base.replace(objective="vae", k=1), base.replace(objective="iwae", k=self.k)
 
 

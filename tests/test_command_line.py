@@ -90,7 +90,7 @@ def test_the_flags_and_their_groups(capsys):
         ("--partitions 0 half", "Expected --partitions to be a number, got 'half'."),
         ("--alpha x", "Expected --alpha to be a number, got 'x'."),
         ("--hidden-sizes 200,x", "Expected --hidden-sizes to be ints with commas between them"),
-        ("--loss max", "Expected --loss in {mean, sum}, got 'max'."),
+        ("--binarization max", "Expected --binarization in {dynamic, fixed, none}, got 'max'."),
         ("--eval-k", "Expected a value after --eval-k, got none."),
         ("--kk=3", "Unknown flag --kk: did you mean --k?"),
         ("--batchsize 3", "Unknown flag --batchsize: did you mean --batch-size?"),
@@ -123,7 +123,7 @@ def test_a_tyro_without_the_private_hook(monkeypatch, capsys):
     """The message names no flag, but the status and the single line stay."""
     monkeypatch.setitem(sys.modules, "tyro._errors", None)
     with pytest.raises(UsageError, match=r"^Invalid arguments\. See test --help\.$"):
-        typed("--loss max")
+        typed("--binarization max")
     assert capsys.readouterr().err == ""
 
 
@@ -214,9 +214,18 @@ def test_networks_that_contradict_themselves(words, message):
         ("--gradient magic", "Expected --gradient to be one of reparam"),
         ("--p-gradient magic", "Expected --p-gradient to be one of reparam"),
         ("--objective renyi --gradient rws", "Expected --gradient 'rws' to be defined for Renyi"),
+        ("--loss max", "Expected --loss in {mean, sum}, got 'max'."),
+        ("--rate-decay no", "Expected --rate-decay in {stages, cosine}, got 'no'."),
+        ("--first-passes 9 --passes 3", "Expected --first-passes to be at most"),
         ("--network magic", "Expected --network to be one of mlp, got 'magic'."),
-        ("--stage-base 2000000000 --total-stages 2000000000", "Expected --stage-base to the power"),
-        ("--stage-base 1 --total-stages 2000000000", "Expected --total-stages to be at most 1000"),
+        (
+            "--preset paper --stage-base 2000000 --total-stages 2000000",
+            "Expected --stage-base to the power",
+        ),
+        (
+            "--preset paper --stage-base 1 --total-stages 2000000",
+            "Expected --total-stages to be at most 1000",
+        ),
         (
             "--latent-sizes 2000000000",
             "Expected --latent-sizes to be at most 100,000, got 2000000000.",
@@ -227,7 +236,12 @@ def test_networks_that_contradict_themselves(words, message):
             "--objective jackknife --order 1000000 --k 2000000",
             "Expected --order to be at most 100",
         ),
-        ("--stages 9", "Expected --stages to be at most --total-stages, 8, got 9."),
+        (
+            "--stages 3",
+            "Expected --stages with --rate-decay=stages, got cosine (of --preset=quick).",
+        ),
+        ("--preset paper --warm-up 1", "Expected --warm-up with --rate-decay=cosine, got stages"),
+        ("--preset paper --stages 9", "Expected --stages to be at most --total-stages, 8, got 9."),
         ("--seed -1", "Expected --seed in [0, 2**32), got -1."),
         ("--seed 99999999999999", "Expected --seed in [0, 2**32)"),
         (
@@ -285,7 +299,7 @@ def test_help_reads_well(capsys):
     assert "For the objective" not in printed and "{None}" not in printed
     assert re.search(r"--m INT +miwae and piwae: the number of groups; it must", printed)
     assert max(map(len, printed.splitlines())) <= 80
-    assert len(printed.splitlines()) <= 125
+    assert len(printed.splitlines()) <= 140
 
 
 OLD = """{
@@ -300,7 +314,9 @@ OLD = """{
 }"""
 """A config.json of the version before --latent-sizes and its like."""
 
-OLD_WORDS = "--dataset digits --passes 2 --k 2 --batch-size 100 --eval-k 6 --eval-images 30 "
+OLD_WORDS = (
+    "--preset paper --dataset digits --passes 2 --k 2 --batch-size 100 --eval-k 6 --eval-images 30 "
+)
 OLD_WORDS += "--layers 2 --objective renyi --alpha 0.5 --gradient dreg"
 
 
@@ -308,7 +324,7 @@ def test_a_run_of_an_older_version_is_the_same_run(tmp_path):
     old = Config.from_json(json.loads(OLD))
     (same,) = typed(OLD_WORDS).runs()
     assert old.former_name == same.former_name == "renyi-alpha0.5-L2-k2-dreg-seed0"
-    assert old.name == same.name == f"{old.former_name}-passes2-batch_size100"
+    assert old.name == same.name == f"{old.former_name}-preset_paper-passes2-batch_size100"
     assert old.model(64) == ModelConfig.two_layer((64,))
     path = tmp_path / "mnist" / old.former_name
     path.mkdir(parents=True)
@@ -341,7 +357,7 @@ OTHERS = {
     "k": 3, "layers": 2, "objective": "vae", "gradient": "dreg", "p_gradient": "gdreg",
     "resampled": 2, "parameters": Parameters(alpha=0.3), "seed": 1, "after": "there",
     "latent_sizes": (7,), "hidden_sizes": ((7,),), "dataset": "digits", "network": "wide",
-    "likelihood": "normal", "prior": "other", "posterior": "other",
+    "loss": "sum", "rate_decay": "stages", "likelihood": "normal", "prior": "other", "posterior": "other",
 }  # fmt: skip
 
 
@@ -351,7 +367,7 @@ def test_two_configs_never_share_a_folder():
     first = RunFolder.of("runs", "mnist", base)
     assert RunFolder.of("runs", "mnist", Config()).path == Path("runs/mnist/iwae-L1-k50-seed0")
     for name, value in base.flat().items():
-        if name in (*INCIDENTAL, "eval_k", "eval_images") and name != "after":
+        if name in (*INCIDENTAL, "eval_k", "eval_images", "eval_precision") and name != "after":
             continue
         other = OTHERS.get(name, 7 if value is None else "other" if value in texts(name) else 7)
         changed = RunFolder.of("runs", "mnist", base.replace(**{name: other}))
@@ -380,7 +396,7 @@ def texts(name):
 )
 def test_theta_and_phi_of_an_older_version_are_routes(theta, phi, expected):
     values = json.loads(OLD) | {"theta_gradient": theta, "gradient": phi}
-    assert str(Config.from_json(values).gradient_estimator) == expected
+    assert str(Config.from_json(values).recipe().gradient) == expected
 
 
 def shell_commands():

@@ -13,10 +13,10 @@ import iwae_jax
 from experiments import evaluate as evaluate_command
 from experiments.shared import command, config, datasets, drawing, published, runner
 from experiments.shared.folders import RunFolder
-from experiments.shared.schedule import ScheduleFlags
-from iwae_jax import checkpoints, evaluation
+from iwae_jax import checkpoints, evaluation, gradients
 from iwae_jax.data import files as data_files
 from iwae_jax.data import tfds as data_tfds
+from iwae_jax.training.recipes import PAPER, Recipe
 from tests import files
 from tests.test_checkpoints import empty, flip_a_bit
 
@@ -123,7 +123,7 @@ def test_another_config_is_refused_with_the_difference(run, folder):
     status, printed = run()
     assert status == 2
     assert "batch_size is 50 there and 100 here" in printed
-    assert "adam_eps is 1e-08 there and 0.0001 here" in printed
+    assert "adam_eps is 1e-08 there and None here" in printed
     assert len(printed.strip().splitlines()) <= 2  # what the data are, and one line
 
 
@@ -185,8 +185,8 @@ def test_every_picture_names_data_split_k_and_binarization(run, monkeypatch):
         (["--seed", -1], "error: Expected --seed in [0, 2**32), got -1."),
         (["--seed", 2**32], "error: Expected --seed in [0, 2**32), got 4294967296."),
         (["--k", 2**31], "under 2**31"),
-        (["--total-stages", 20], "to be at most a million"),
-        (["--preset", "paper"], "error: Expected --preset=paper without --passes, got both."),
+        (["--preset", "paper", "--total-stages", 20], "to be at most a million"),
+        (["--preset", "paper", "--stages", 3], "error: Expected --stages or --passes, got both."),
         (
             ["--dataset", "mnist", "--data-source", "files"],
             "error: Neither --data-dir nor IWAE_JAX_DATA names a folder",
@@ -222,7 +222,7 @@ def run_plain(monkeypatch):
 def test_the_papers_preset_refuses_the_digits(run):
     status, printed = run("--preset", "paper", "--dataset", "mnist", quick=False)
     assert status == 2
-    assert "error: Expected real data for --preset=paper" in printed
+    assert "error: Expected real data for all of --preset=paper" in printed
 
 
 def test_a_sweep_prints_its_plan_and_keeps_what_is_done(run, tmp_path):
@@ -273,7 +273,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, folder, monkeypatch, bad_p
         return lambda step: jax.numpy.where(step < first + 5, 1e-3, jax.numpy.inf)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ScheduleFlags, "learning_rate", schedule)
+        patch.setattr(Recipe, "learning_rate", schedule)
         status, printed = run("--passes", 4)  # and checkpoints are 20 s apart
     assert status == 1
     # The update of step 6 is infinite, so the bound of step 7 is the first that is not finite.
@@ -349,20 +349,28 @@ def test_tensorboard_files(run, folder, monkeypatch):
     assert "iwae_jax[tensorboard]" in printed
 
 
-def test_the_precision_reaches_the_matrix_products(run):
-    params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig((9,), (2,), ((4,),)))
+def test_the_precision_is_that_of_training_not_of_the_evaluation(run, folder, monkeypatch):
+    seen = []
 
-    def products():
-        call = lambda x: iwae_jax.bound(params, x, jax.random.key(1), 3)  # noqa: E731
-        return jax.jit(call).lower(np.zeros((5, 9), np.float32)).as_text()
+    def spy(name, module, original):
+        def called(params, *arguments, **options):
+            seen.append((name, params.model.precision))
+            return original(params, *arguments, **options)
 
-    try:
-        assert run("--precision", "float32")[0] == 0
-        assert "HIGHEST" in products()
-        assert run("--precision", "bfloat16", "--seed", 1)[0] == 0
-        assert "HIGHEST" not in products()
-    finally:
-        jax.config.update("jax_default_matmul_precision", None)
+        monkeypatch.setattr(module, name, called)
+
+    spy("log_weights", iwae_jax, iwae_jax.log_weights)
+    spy("active_units", iwae_jax, iwae_jax.active_units)
+    assert run("--precision", "bfloat16")[0] == 0
+    folder = folder.with_name(f"{folder.name.removesuffix('-digits')}-precision_bfloat16-digits")
+    assert seen and {precision for _, precision in seen} == {"float32"}
+    seen.clear()
+    assert run("--precision", "bfloat16", "--overwrite", "--eval-precision", "bfloat16")[0] == 0
+    assert {precision for _, precision in seen} == {"bfloat16"}
+    saved = json.loads((folder / "config.json").read_text())
+    assert (saved["precision"], saved["eval_precision"]) == ("bfloat16", "bfloat16")
+    config_, _, params = runner.restore_run(folder, None)
+    assert config_.model(64).precision == params.model.precision == "bfloat16"
 
 
 def test_evaluating_again(run, folder, monkeypatch, capsys):
@@ -409,20 +417,16 @@ def test_evaluating_again(run, folder, monkeypatch, capsys):
     assert again()[0] == 2
 
 
-def test_the_default_is_the_papers_config():
+def test_the_preset_paper_is_the_papers_protocol():
     paper = config.Config.of(preset="paper")
-    assert paper.schedule.total_passes(784) == 3280
-    values = paper.flat()
-    assert tuple(values[n] for n in ("batch_size", "adam_eps", "adam_beta1", "eval_k")) == (
-        20,
-        1e-4,
-        0.9,
-        5000,
-    )
-    assert config.Config().schedule.total_passes(784) == 13
-    assert config.Config().schedule.total_passes(64) == 121
-    assert config.Config.of(passes=5).schedule.total_passes(784) == 5
-    schedule = paper.schedule.learning_rate(2980)
+    recipe = paper.recipe(59_600)
+    assert recipe == PAPER == Recipe(passes=3280) and recipe.estimator(50) == gradients.DEFAULT
+    assert (recipe.batch_size, recipe.adam_eps, recipe.adam_beta1) == (20, 1e-4, 0.9)
+    assert [recipe.samples(number, 50) for number in (1, 3280)] == [50, 50]
+    assert paper.evaluation.eval_k == 5000
+    assert config.Config.of(preset="paper", passes=5).recipe(59_600) == Recipe(passes=5)
+    assert config.Config.of(preset="paper", stages=3).recipe(59_600) == Recipe(passes=13)
+    schedule = recipe.learning_rate(2980)
     np.testing.assert_allclose(
         np.array([schedule(0), schedule(2980 * 3279)]), [1e-3, 1e-4], rtol=1e-6
     )
@@ -431,8 +435,8 @@ def test_the_default_is_the_papers_config():
 def test_the_sum_of_a_batch_is_a_smaller_epsilon():
     """Adam on the summed loss with eps is Adam on the mean with eps / batch size."""
     gradient: Any = {"w": np.array([1e-4, -3e-5], np.float32)}
-    by_sum = ScheduleFlags(loss="sum", batch_size=20).optimizer(10)
-    plain = ScheduleFlags(loss="mean", batch_size=20).optimizer(10)
+    by_sum = Recipe(passes=1, loss="sum", batch_size=20).optimizer(10)
+    plain = Recipe(passes=1, loss="mean", batch_size=20).optimizer(10)
     parameters = {"w": np.zeros(2, np.float32)}
     with jax.numpy_dtype_promotion("standard"):
         a: Any = by_sum.update(gradient, by_sum.init(parameters), parameters)[0]
@@ -489,8 +493,9 @@ def test_another_eval_k_points_to_the_evaluation(run, folder):
 
 
 def test_what_differs_from_the_paper_is_said(run):
-    _, printed = run("--precision", "tensorfloat32", "--stage-base", 2, "--gradient", "dreg")
-    jax.config.update("jax_default_matmul_precision", None)
+    _, printed = run(
+        "--preset", "paper", "--precision", "tensorfloat32", "--stage-base", 2, "--gradient", "dreg"
+    )
     for line in (
         "passes: 2, not 3,280",
         "NLL: L_6, not L_5000",
@@ -549,7 +554,7 @@ def test_objectives_and_gradients_on_the_command_line(monkeypatch, words, object
         ("--objective vae --analytic-kl --layers 2", "Expected --analytic-kl with --layers 1"),
         ("--objective magic", "Expected --objective in ['vae', 'elbo', 'iwae'"),
         ("--gradient magic", "Expected --gradient to be one of"),
-        ("--resampled 0", "Expected --resampled to be at least 1, got 0"),
+        ("--resampled -1", "Expected --resampled to be at least 0, got -1"),
         ("--k 0", "Expected --k to be at least 1, got 0"),
     ],
 )
@@ -565,7 +570,7 @@ def test_a_sweep_over_gradients_names_each_run(run, tmp_path):
     assert status == 0
     assert "test Renyi(alpha=0.5), k=2 (lower bound)" in " ".join(printed.replace("│", " ").split())
     names = {folder.name for folder in (tmp_path / "runs/mnist").iterdir() if folder.is_dir()}
-    both = [f"renyi-alpha0.5-L1-k2{name}-seed0{END}" for name in ("", "-dreg")]
+    both = [f"renyi-alpha0.5-L1-k2{name}-seed0{END}" for name in ("-reparam", "-dreg")]
     assert names == set(both)
     summary = json.loads((tmp_path / "runs/mnist" / both[1] / "summary.json").read_text())
     assert summary["objective_kind"] == "lower bound" and summary["gradient"] == "dreg"

@@ -392,7 +392,7 @@ def test_a_seed_of_compare_is_a_run_of_its_own(compared):
     base = arguments.base()
     data, keys = load_data(base), Keys.of(base)._replace()
     params = iwae_jax.init(keys.init, base.model(64), data_mean=data.mean)
-    state = iwae_jax.TrainState.create(params, base.schedule.optimizer(7))
+    state = iwae_jax.TrainState.create(params, base.recipe(len(data.train)).optimizer(7))
     for number in range(2):
         state, values = iwae_jax.train_epoch(
             state, data.train, keys.train, 2, batch_size=200, maximum=data.maximum

@@ -15,8 +15,8 @@ from experiments.shared.config import Config
 from experiments.shared.display import console
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import Keys
-from experiments.shared.schedule import ScheduleFlags
 from experiments.shared.summary import print_summary
+from experiments.shared.table2_results import last_stage
 from iwae_jax import annealing, evaluation
 from iwae_jax.data import Dataset
 from tests.oracles import Tally
@@ -234,8 +234,8 @@ def test_annealing_is_on_the_pixels_of_the_run(monkeypatch, tmp_path):
 
 def test_the_optimizer_is_the_adam_of_the_flags():
     """Two updates against the formulas of Kingma and Ba."""
-    flags = ScheduleFlags(adam_beta1=0.5, adam_beta2=0.8, adam_eps=0.3, first_rate=0.1)
-    adam = flags.optimizer(10)
+    flags = Config.of(preset="paper", adam_beta1=0.5, adam_beta2=0.8, adam_eps=0.3, first_rate=0.1)
+    adam = flags.recipe().optimizer(10)
     gradients = [np.array([0.5, -2.0], np.float32), np.array([1.0, 0.25], np.float32)]
     weights = jnp.zeros(2)
     state, mean, square = adam.init(weights), np.zeros(2), np.zeros(2)
@@ -252,10 +252,11 @@ def test_the_optimizer_is_the_adam_of_the_flags():
 
 def test_the_stages_have_the_base_of_the_flags():
     """With base 2, stages take 1, 2, 4, .. passes; the rates are the paper's."""
-    flags = ScheduleFlags(stage_base=2, stages=3)
-    assert flags.total_passes(784) == 7
-    assert ScheduleFlags(stage_base=2, passes=4).last_stage(784) == (4, 5.2e-4)
-    rate = flags.learning_rate(10)
+    recipe = Config.of(preset="paper", stage_base=2, stages=3).recipe()
+    assert recipe.passes == 7
+    four = Config.of(preset="paper", stage_base=2, passes=4).recipe()
+    assert last_stage(four) == (4, 5.2e-4)
+    rate = recipe.learning_rate(10)
     rates = np.array([rate(9), rate(10), rate(30)])
     np.testing.assert_allclose(rates, [1e-3, 7.2e-4, 5.2e-4], rtol=1e-6)
 

@@ -62,8 +62,8 @@ def test_a_kind_is_said_in_words():
 def test_how_far_an_unfinished_run_is(tmp_path):
     lines = [{"pass": 1}, {"pass": 2}, {"pass": 3}]
     for config, source, text in (
-        (Config.of(k=5).to_json(), "files", "unfinished, pass 3 of 13"),
-        (Config.of(k=5).to_json(), "embedded", "unfinished, pass 3 of 121"),
+        (Config.of(k=5, preset="paper").to_json(), "files", "unfinished, pass 3 of 3,280"),
+        (Config.of(preset="paper", stages=3).to_json(), "embedded", "unfinished, pass 3 of 13"),
         (Config.of(k=5, passes=7).to_json(), "files", "unfinished, pass 3 of 7"),
         ({"k": 5, "flag_of_another_version": 1}, "files", "unfinished, 3 passes"),
     ):
@@ -91,11 +91,11 @@ def test_learning_curves_mark_the_points_outside(figure, tmp_path):
         {"pass": i + 1, "train_bound": y, "validation_bound": None, "learning_rate": 1.0}
         for i, y in enumerate(bounds)
     ]
-    plots.learning_curves(tmp_path / "x.png", metrics, "title", "caption")
+    plots.learning_curves(tmp_path / "x.png", metrics, [2], "title", "caption")
     assert marks(figure[0].axes[0]) == ([("v", 1)], "triangles: 1 point lower, to -200.0")
-    plots.learning_curves(tmp_path / "x.png", metrics[1:], "title", "caption")
+    plots.learning_curves(tmp_path / "x.png", metrics[1:], [], "title", "caption")
     # Of the first of few passes all is seen.
-    plots.learning_curves(tmp_path / "x.png", metrics[:2], "title", "caption")
+    plots.learning_curves(tmp_path / "x.png", metrics[:2], [], "title", "caption")
     assert marks(figure[2].axes[0]) == ([], "")
 
 

@@ -29,6 +29,7 @@ from experiments.shared.display import console
 from experiments.shared.flags import SourceFlags
 from experiments.shared.folders import RunFolder
 from experiments.shared.intervals import half_width
+from experiments.shared.table2_results import last_stage
 from experiments.shared.table_flags import TableFlags
 from experiments.shared.table_runs import Cells
 from iwae_jax.data import Dataset
@@ -109,9 +110,11 @@ def test_at_k_1_both_objectives_are_one_run():
     for layers in (1, 2):
         vae, iwae = (cells["mnist", name, layers, 1] for name in ("vae", "iwae"))
         assert vae == iwae
-        assert [run.name for run in vae] == [f"vae-L{layers}-k1-seed{s}" for s in (0, 1)]
+        assert [run.name for run in vae] == [
+            f"vae-L{layers}-k1-seed{s}-preset_table" for s in (0, 1)
+        ]
     alone = replace(CELLS, objective=("iwae",)).runs()
-    assert alone["mnist", "iwae", 1, 1][0].name == "iwae-L1-k1-seed0"
+    assert alone["mnist", "iwae", 1, 1][0].name == "iwae-L1-k1-seed0-preset_table"
 
 
 def test_rows_and_orderings(tmp_path):
@@ -222,7 +225,7 @@ def paper_run(monkeypatch, tmp_path, seeds=(0, 1)) -> Cells:
     train, held_out, test = (np.zeros((count, 1), np.uint8) for count in (59_600, 400, 10_000))
     mnist = Dataset("mnist", "files", "files in x", train, held_out, test, (1, 1), 255.0)
     monkeypatch.setattr(table_runs, "load_data", lambda config: mnist)
-    table = replace(CELLS, training=TableFlags(preset="paper", loss="sum"), seed=seeds)
+    table = replace(CELLS, preset="paper", training=TableFlags(loss="sum"), seed=seeds)
     return Cells(table.runs(), tmp_path)
 
 
@@ -337,7 +340,7 @@ def test_a_small_table_from_end_to_end(type_it, tmp_path, monkeypatch, quick_run
     status, printed = type_it(table1, *words)
     assert status == 0
     assert {p.name for p in (tmp_path / "mnist").iterdir() if p.is_dir()} == {
-        *(f"{name}-seed0-passes1" for name in ("vae-L1-k1", "vae-L1-k2", "iwae-L1-k2"))
+        *(f"{name}-seed0-preset_table-passes1" for name in ("vae-L1-k1", "vae-L1-k2", "iwae-L1-k2"))
     }
     assert "REDUCED PROTOCOL" in printed
     # The cells with a published value at k = 2: none. Both objectives have their row at k = 1.
@@ -345,7 +348,9 @@ def test_a_small_table_from_end_to_end(type_it, tmp_path, monkeypatch, quick_run
     assert text.count("| mnist | 1 | vae | 1 |") == text.count("| mnist | 1 | iwae | 1 |") == 1
     times = [f.stat().st_mtime_ns for f in sorted((tmp_path / "mnist").glob("*/summary.json"))]
     # A metrics file that a kill left half written is no matter for what is finished.
-    with (tmp_path / "mnist/vae-L1-k1-seed0-passes1/metrics.jsonl").open("a") as stream:
+    with (tmp_path / "mnist/vae-L1-k1-seed0-preset_table-passes1/metrics.jsonl").open(
+        "a"
+    ) as stream:
         stream.write('{"pass"')
     status, printed = type_it(table1, *words)  # finished cells are kept
     assert status == 0
@@ -364,8 +369,8 @@ def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path, qu
     status, printed = type_it(table2, *words)
     assert status == 0 and "REDUCED PROTOCOL" in printed
     runs = tmp_path / "mnist"
-    first = "vae-L1-k1-seed0-passes2"
-    end = "-passes3-first_rate0.00072-last_rate0.00072"
+    first = "vae-L1-k1-seed0-preset_paper-passes2"
+    end = "-preset_paper-passes3-first_rate0.00072-last_rate0.00072"
     second = runs / f"iwae-L1-k2-seed0-after-{first}{end}"
     saved = json.loads((second / "config.json").read_text())
     # Two passes end in the second stage: its 3 passes again, at its rate.
@@ -377,7 +382,7 @@ def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path, qu
     assert steps == [[70, 140], [210, 280, 350]]  # Adam's count, and the keys, go on
     first_bounds = [
         json.loads((run / "metrics.jsonl").read_text().splitlines()[0])["train_bound"]
-        for run in (runs / "iwae-L1-k2-seed0-passes2", second)
+        for run in (runs / "iwae-L1-k2-seed0-preset_paper-passes2", second)
     ]
     assert first_bounds[1] > first_bounds[0] + 1  # not from new parameters
     text = (tmp_path / "table2/table2.md").read_text()
@@ -413,8 +418,8 @@ def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path, qu
     [(1, (1, 1e-3)), (2, (3, 7.2e-4)), (4, (3, 7.2e-4)), (13, (9, 5.2e-4)), (3280, (2187, 1e-4))],
 )
 def test_the_last_stage(passes, expected):
-    assert Config.of(passes=passes).schedule.last_stage(784) == expected
-    assert Config.of(preset="paper").schedule.last_stage(784) == (2187, 1e-4)
+    assert last_stage(Config.of(preset="paper", passes=passes).recipe()) == expected
+    assert last_stage(Config.of(preset="paper").recipe()) == (2187, 1e-4)
 
 
 def test_after_must_be_a_finished_run(type_it, tmp_path):

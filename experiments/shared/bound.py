@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from dataclasses import dataclass, field, fields, make_dataclass
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Annotated, Any, get_type_hints
 
 import tyro
@@ -13,6 +13,7 @@ from experiments.shared.flags import SWITCH, choices, optional
 from iwae_jax import gradients, objectives
 from iwae_jax.gradients import Estimator
 from iwae_jax.objectives import Objective
+from iwae_jax.training import Recipe
 
 MOST = {"partitions": 10_000, "order": 100}
 """The largest values of parameters on which the time and the memory of a single bound depend."""
@@ -78,12 +79,12 @@ class BoundFlags:
     """Importance samples of the training bound (sweep)."""
     objective: Annotated[tuple[str, ...], choices(list(known_objectives()))] = ("iwae",)
     """iwae: log of the mean of k weights. vae, elbo: mean of k ELBO terms (sweep)."""
-    gradient: Annotated[tuple[str, ...], choices(list(gradients.NAMES))] = (gradients.DEFAULT.name,)
+    gradient: Annotated[tuple[str, ...], choices(gradients.NAMES, "preset's")] = ()
     """Gradient estimator (sweep). reparam is eq. 14 of the paper. dreg has a lower variance."""
     p_gradient: Annotated[str | None, optional("NAME", "that of --gradient")] = None
     """Another gradient estimator for the route through log p(x, z)."""
-    resampled: Annotated[int | None, optional("INT", "all k")] = None
-    """Samples of the backward pass. They are drawn from the k samples of the forward pass."""
+    resampled: Annotated[int | None, optional("INT", "preset's")] = None
+    """Samples of the backward pass. They are drawn from the k samples of the forward pass. 0: all k."""
     parameters: Annotated[Any, tyro.conf.arg(name="", constructor=Parameters)] = field(
         default_factory=Parameters
     )
@@ -91,8 +92,8 @@ class BoundFlags:
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
-        check_given(self, "k", "objective", "gradient")
-        check_least(self, k=1, resampled=1)
+        check_given(self, "k", "objective")
+        check_least(self, k=1, resampled=0)
         for name in self.objective:
             if name not in known_objectives():
                 known = list(known_objectives())
@@ -133,15 +134,42 @@ class BoundFlags:
         """The objective of a run."""
         return known_objectives()[self.objective[0]](**self.taken())
 
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """A recipe with the gradient of a run. Flags that are not given are those of the recipe.
+
+        For an objective or a route that does not go with the recipe's estimator, it is the default one.
+        """
+        if self.resampled is not None:
+            recipe = replace(recipe, resampled=self.resampled or None)
+        if not self.gradient and not self._allows(self._routes(recipe.gradient), self.k[0]):
+            recipe = replace(recipe, gradient=gradients.DEFAULT)
+        estimator = self._routes(self.gradient[0] if self.gradient else recipe.gradient)
+        some = recipe.samples(1, self.k[0])
+        if some < self.k[0] and not self._allows(
+            estimator, some
+        ):  # groups, say, that don't divide it
+            recipe = replace(recipe, first_passes=0)
+        return replace(recipe, gradient=estimator)
+
+    def _routes(self, estimator: Estimator | str) -> Estimator:
+        if self.p_gradient is None:
+            return gradients.named(estimator)
+        return gradients.ByRoute(p=self.p_gradient, zq=estimator)
+
+    def _allows(self, estimator: Estimator, samples: int) -> bool:
+        try:
+            gradients.check_pair(self.objective_function, estimator, samples)
+        except ValueError:
+            return False
+        return True
+
     @property
-    def gradient_estimator(self) -> Estimator:
-        """The gradient estimator of a run."""
-        estimator = gradients.named(self.gradient[0])
+    def gradient_name(self) -> str:
+        """The flags of the gradient in the name of a run; empty if none is given."""
+        text = "".join(self.gradient[:1])
         if self.p_gradient is not None:
-            estimator = gradients.ByRoute(p=self.p_gradient, zq=estimator)
-        return (
-            estimator if self.resampled is None else gradients.resampled(self.resampled, estimator)
-        )
+            text = f"{self.p_gradient}+{text}"
+        return text if self.resampled is None else f"{text}@{self.resampled}"
 
     @property
     def name(self) -> str:

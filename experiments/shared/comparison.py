@@ -44,7 +44,7 @@ def compare(
     """
     folder = Path(config.run.out_dir)
     data = load_data(config)
-    passes = config.schedule.total_passes(data.train.shape[1])
+    passes = config.recipe(len(data.train)).passes
     console.print(
         f"{data.name} from {data.source} ({data.origin}): {len(entries)} entries, {counted(seeds, 'seed')}, "
         f"{counted(passes, 'pass')} of {len(data.train):,} images, in {folder}"
@@ -97,12 +97,12 @@ class Entry:
 
     def __init__(self, config: Config, pair: Pair, seeds: int, data: Dataset, folder: Path):
         objective, gradient = pair
-        (k,), batch_size = config.bound.k, config.schedule.batch_size
+        (k,), recipe = config.bound.k, config.recipe(len(data.train))
         self.folder = folder
         self.keys = jax.tree.map(
             lambda *keys: jnp.stack(keys), *(Keys.of(Config.of(seed=seed)) for seed in range(seeds))
         )
-        optimizer = config.schedule.optimizer(-(-len(data.train) // batch_size))
+        optimizer = recipe.optimizer(-(-len(data.train) // recipe.batch_size))
         model = config.model(data.train.shape[1])
 
         def start(key):
@@ -115,7 +115,7 @@ class Entry:
                 images,
                 key,
                 k,
-                batch_size=batch_size,
+                batch_size=recipe.batch_size,
                 binarization="dynamic",
                 maximum=data.maximum,
                 objective=objective,
@@ -125,7 +125,7 @@ class Entry:
         self.state = jax.jit(jax.vmap(start))(self.keys.init)
         self.one_pass = jax.jit(jax.vmap(one_pass, in_axes=(0, 0, None)), donate_argnums=0)
         step = partial(iwae_jax.train_step, k=k, objective=objective, gradient=gradient)
-        x = jnp.zeros((batch_size, data.train.shape[1]))
+        x = jnp.zeros((recipe.batch_size, data.train.shape[1]))
         one = jax.tree.map(lambda a: a[0], self.state)
         compiled = jax.jit(lambda state, x, key: step(state, x, key)).lower(
             one, x, self.keys.train[0]
@@ -160,14 +160,15 @@ def _train(config: Config, runs: dict[str, Entry], data: Dataset, shared: Keys, 
     pixels = data.validation if len(data.validation) else data.test[:400]
     held_out = iwae_jax.data.binarize(pixels, shared.held_out_pixels, data.maximum)
     images = jnp.asarray(data.train)
-    steps = -(-len(data.train) // config.schedule.batch_size) * seeds
+    recipe = config.recipe(len(data.train))
+    steps = -(-len(data.train) // recipe.batch_size) * seeds
 
     @jax.jit
     def bounds(params):
         one = partial(iwae_jax.bound, x=held_out, key=shared.held_out, k=50)
         return jnp.mean(jax.vmap(one)(params), axis=1)
 
-    passes = config.schedule.total_passes(data.train.shape[1])
+    passes = recipe.passes
     done = sum(run.done for run in runs.values())
     with Display("training", passes * len(runs), done=done, unit="pass") as display:
         for number in range(1, passes + 1):

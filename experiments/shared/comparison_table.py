@@ -93,7 +93,7 @@ def write_comparison(
         ],
     )
     (k,), eval_k = config.bound.k, config.evaluation.eval_k
-    passes = config.schedule.total_passes(data.train.shape[1])
+    passes = config.recipe(len(data.train)).passes
     trained = f"{counted(passes, 'pass')}, {counted(seeds, 'seed')}"
     images = len(data.test[: config.evaluation.eval_images])
     caption = data_caption(

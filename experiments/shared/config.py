@@ -16,8 +16,9 @@ from experiments.shared.parsing import parse
 from experiments.shared.saved import check_values
 from experiments.shared.schedule import ScheduleFlags
 from iwae_jax import ModelConfig, gradients
-from iwae_jax.gradients import Estimator
+from iwae_jax.models import PRECISIONS
 from iwae_jax.objectives import Objective
+from iwae_jax.training import Recipe, recipes, stage_passes
 
 __all__ = ["INCIDENTAL", "SWEPT", "Config", "UsageError", "parse"]
 
@@ -38,8 +39,12 @@ INCIDENTAL = (
 ADDED = (
     *("gradient", "parameters", "p_gradient", "resampled", "after", "adam_beta1", "adam_beta2"),
     *("latent_sizes", "hidden_sizes", "likelihood", "prior", "posterior", "network"),
+    *("first_passes", "first_k", "rate_decay", "warm_up", "eval_precision"),
 )
 """Fields that the first version lacked: they may be missing in a config.json. All others may not."""
+
+Precision = Literal["float32", "tensorfloat32", "bfloat16"]
+assert set(get_args(Precision)) == set(PRECISIONS)
 
 _LONGEST = 200  # characters of a name; file systems take 255 bytes
 
@@ -60,6 +65,8 @@ class EvaluationFlags:
     """Importance samples of the test likelihood."""
     eval_images: Images = None
     """Number of test images to evaluate."""
+    eval_precision: Precision = "float32"
+    """Precision of matrix products in the evaluation."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
@@ -74,8 +81,8 @@ class RunFlags:
     """Seed of all randomness (sweep)."""
     after: Annotated[str | None, optional("RUN_DIR", "new parameters")] = None
     """Start from the parameters and the Adam state of this finished run."""
-    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
-    """Precision of matrix products on accelerators. CPUs always use float32."""
+    precision: Precision = "float32"
+    """Precision of matrix products in training. bfloat16 rounds operands alone; sums are float32."""
     out_dir: str = "runs"
     """Write run folders to OUT_DIR/EXPERIMENT/NAME."""
     overwrite: Annotated[bool, SWITCH] = False
@@ -142,15 +149,16 @@ class Config:
             raise UsageError("Expected --analytic-kl with --layers 1, got more layers.")
         try:
             for run in self.runs():
-                model = run.model(784)
+                model, recipe = run.model(784), run.recipe()
                 if model.data_range != (0, 1) and self.data.binarization != "none":
                     raise UsageError(
                         f"Expected --binarization=none with --likelihood={run.network.likelihood}, whose "
                         f"data are in {model.data_range}, got {self.data.binarization}."
                     )
-                gradients.check_pair(
-                    run.objective_function, run.gradient_estimator, run.bound.k[0], model
-                )
+                gradients.check_pair(run.objective_function, recipe.gradient, run.bound.k[0], model)
+                for samples in {run.bound.k[0], recipe.samples(1, run.bound.k[0])}:
+                    estimator = recipe.estimator(samples)
+                    gradients.check_pair(run.objective_function, estimator, samples, model)
         except ValueError as error:
             names = [*_GROUPS, *(each.name for each in fields(Parameters))]
             routes = {"p": "--p-gradient", "zq": "--gradient"}
@@ -161,9 +169,10 @@ class Config:
     def runs(self) -> list["Config"]:
         """One config for each combination of the swept values."""
         flat = self.flat() | {"layers": self.network.numbers_of_layers}
-        combinations = itertools.product(*(flat[name] for name in SWEPT))
+        swept = [name for name in SWEPT if flat[name]]  # a gradient need not be given
+        combinations = itertools.product(*(flat[name] for name in swept))
         return [
-            self.replace(**dict(zip(SWEPT, combination, strict=True)))
+            self.replace(**dict(zip(swept, combination, strict=True)))
             for combination in dict.fromkeys(combinations)
         ]
 
@@ -185,8 +194,8 @@ class Config:
     def former_name(self) -> str:
         """The name that the run had in earlier versions, in which runs of several schedules shared it."""
         parts = [self.bound.name, self.network.name, f"k{self.bound.k[0]}"]
-        if self.gradient_estimator != gradients.DEFAULT:
-            parts.append(str(self.gradient_estimator))
+        if self.bound.gradient_name:
+            parts.append(self.bound.gradient_name)
         parts.append(f"seed{self.run.seed[0]}")
         if self.run.after is not None:
             parts.append(f"after-{Path(self.run.after).name}")
@@ -197,19 +206,18 @@ class Config:
         """The objective of a run."""
         return self.bound.objective_function
 
-    @property
-    def gradient_estimator(self) -> Estimator:
-        """The gradient estimator of a run."""
-        return self.bound.gradient_estimator
+    def recipe(self, images: int = recipes.SMALL) -> Recipe:
+        """The recipe of a run with so many training images."""
+        return self.bound.recipe(self.schedule.recipe(self.network.depth, images))
 
     def model(self, pixels: int) -> ModelConfig:
         """The model of a run, for images of so many pixels."""
-        return self.network.model(pixels)
+        return replace(self.network.model(pixels), precision=self.run.precision)
 
     def to_json(self) -> dict[str, Any]:
         """The content of a run's config.json: flat, one value for each flag."""
         values = self.flat() | {"layers": (self.network.depth,)} | self.network.other_sizes()
-        values |= {name: values[name][0] for name in SWEPT}
+        values |= {name: values[name][0] if values[name] else None for name in SWEPT}
         return values | {"parameters": self.bound.taken()}
 
     @classmethod
@@ -224,6 +232,8 @@ class Config:
             values = dict(values)
             p = route_of_theta(values.pop("theta_gradient"), values.get("gradient", ""))
             values["p_gradient"] = p
+        if "rate_decay" not in values:
+            values = dict(values) | _of_former_version(values)
         unknown = sorted(set(values) - set(_GROUPS))
         if unknown:
             raise UsageError(f"Expected a config of this version, got unknown {unknown}.")
@@ -243,12 +253,25 @@ _GROUPS = {
 """The group of each flag."""
 
 
+def _of_former_version(values: dict[str, Any]) -> dict[str, Any]:
+    """The flags that differ for a config.json of an earlier version: all had the paper's schedule."""
+    changed: dict[str, Any] = {"preset": "paper"}
+    if values["stages"] is None and values["passes"] is None and values["preset"] == "quick":
+        stages = 5 if values["data_source"] == "embedded" else 3
+        changed["passes"] = stage_passes(stages, base=values["stage_base"])
+    for each in fields(Recipe):
+        if values.get(each.name) == each.default:
+            changed[each.name] = None
+    return changed
+
+
 def _kinds() -> dict[str, Any]:
     """The type of each value of a config.json."""
     kinds: dict[str, Any] = {"theta_gradient": str | None}  # of an earlier version
     for each in fields(Config):
         kinds |= get_type_hints(type(getattr(Config(), each.name)))
     kinds |= {name: get_args(kinds[name])[0] for name in SWEPT}
+    kinds["gradient"] = str | None
     return kinds | {"parameters": dict}
 
 
@@ -270,4 +293,6 @@ def _as_held(name: str, value: Any) -> Any:
         return Parameters(**members)
     if isinstance(value, (list, tuple)):
         return tuple(tuple(each) if isinstance(each, list) else each for each in value)
-    return (value,) if name in SWEPT else value
+    if name in SWEPT:
+        return () if value is None else (value,)
+    return value

@@ -20,9 +20,10 @@ def optional(metavar: str, default: str = "") -> object:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=hint)
 
 
-def choices(names: Iterable[str]) -> object:
-    """A flag that takes any of these names; --help lists them."""
-    return tyro.conf.arg(metavar="{" + ",".join(names) + "}")
+def choices(names: Iterable[str], default: str | None = None) -> object:
+    """A flag that takes any of these names; --help lists them, and a default that is not one of them."""
+    hint = None if default is None else f"(default: {default})"
+    return tyro.conf.arg(metavar="{" + ",".join(names) + "}", help_behavior_hint=hint)
 
 
 def group(name: str | None = None) -> object:

@@ -32,15 +32,16 @@ KINDS: dict[str, dict[str, Any]] = {
 """The values that every version writes, and their types."""
 
 LATER: dict[str, dict[str, Any]] = {
-    "data.json": {"dataset": str, "images": list[int], "after": dict},
+    "data.json": {"dataset": str, "images": list[int], "after": dict, "recipe": dict},
     "summary.json": {
         **{"monte_carlo_error": Number, "split_error": Number, "effective_sample_size_5": float},
         **{"largest_weight": float, "pareto_k_high": Number, "warnings": list[str]},
         **{"objective": str, "objective_kind": str, "gradient": str, "active_units": list[int]},
         **{"activity": list[list[float]], "divergences": list[list[float]]},
         **{"units_with_divergence": list[int], "elbo_terms": dict, "without_inactive": dict},
+        "recipe": dict,
     },
-    "metrics.jsonl": {"validation_bound": Number, "step": int, "learning_rate": float},
+    "metrics.jsonl": {"validation_bound": Number, "step": int, "k": int, "learning_rate": float},
 }
 """Values that some versions, or some runs, lack, and their types."""
 
@@ -117,7 +118,8 @@ class RunFolder:
             self._refuse_difference("config.json", there, config.to_json(), INCIDENTAL)
         saved_data = self.read("data.json")
         if saved_data is not None:
-            self._refuse_difference("data.json", saved_data, data, ("origin",))
+            ignored = ("origin",) if "recipe" in saved_data else ("origin", "recipe")
+            self._refuse_difference("data.json", saved_data, data, ignored)
         return saved, saved_data
 
     @contextlib.contextmanager

@@ -16,6 +16,7 @@ from experiments.shared.display import Display, console, print_table, warn
 from experiments.shared.files import make_folder, write_json
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
+from experiments.shared.summary import trained_with
 from iwae_jax.data import Dataset
 
 STEPS = 9  # images of a traversal or an interpolation
@@ -29,7 +30,7 @@ def look(
     config, data, params = restore_run(path, data_dir)
     folder = make_folder(path / "latents")
     keys = Keys.of(config)
-    stem = data_caption(config, data, f"{config.name}, trained with k={config.bound.k[0]}")
+    stem = data_caption(config, data, f"{config.name}, {trained_with(config, data)}")
     test = observations(config, data, data.test, keys.test_pixels)
     drawing = _Drawing(config, params, data, stem, folder, jax.random.key(seed))
     results: dict[str, Any] = {"run": config.name, "source": data.source, "origin": data.origin}

@@ -12,6 +12,7 @@ from experiments.shared.config import INCIDENTAL, Config
 from experiments.shared.display import counted, warn
 from experiments.shared.errors import UsageError
 from experiments.shared.folders import RunFolder
+from iwae_jax.training import recipes
 
 PICTURES = (
     "curves.png", "samples.png", "reconstructions.png", "active_units.png", "weights.png",
@@ -198,8 +199,8 @@ def _progress(run: Found) -> str | None:
         return None
     done = len(run.metrics)
     try:
-        pixels = 64 if run.data.get("source") == "embedded" else 784
-        total = Config.from_json(run.config).schedule.total_passes(pixels)
+        images = run.data.get("images", [recipes.SMALL])[0]
+        total = Config.from_json(run.config).recipe(images).passes
     except (UsageError, TypeError, ValueError):  # a config of another version
         return f"unfinished, {counted(done, 'pass')}"
     return f"unfinished, pass {done:,} of {total:,}"

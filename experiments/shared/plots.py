@@ -1,6 +1,5 @@
 """Plots of one run. Every caption names the data, the split, k and the binarization."""
 
-import itertools
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,10 @@ import numpy as np
 from experiments.shared import drawing
 
 
-def learning_curves(file: Path, metrics: list[dict[str, Any]], title: str, caption: str) -> None:
-    """Bounds on training and held-out images against passes; grey lines where the rate falls."""
+def learning_curves(
+    file: Path, metrics: list[dict[str, Any]], marks: list[int], title: str, caption: str
+) -> None:
+    """Bounds on training and held-out images against passes; a grey line before each marked pass."""
     passes = [line["pass"] for line in metrics]
     curves = {
         "training images": [line["train_bound"] for line in metrics],
@@ -28,9 +29,8 @@ def learning_curves(file: Path, metrics: list[dict[str, Any]], title: str, capti
             # The first pass starts from random parameters and would stretch the axis.
             seen += values[1:] if len(values) > 3 else values
     drawing.focus(axes, drawn, seen, margin=0.5)
-    for before, after in itertools.pairwise(metrics):
-        if before["learning_rate"] != after["learning_rate"]:
-            axes.axvline(after["pass"] - 0.5, color="0.85", linewidth=0.8, zorder=0)
+    for number in marks:
+        axes.axvline(number - 0.5, color="0.85", linewidth=0.8, zorder=0)
     drawing.pass_axis(axes, len(passes))
     if len(passes) > 20:
         axes.set_xscale("log")

@@ -116,7 +116,7 @@ def evaluate(
         "test_images": len(test),
         "objective": repr(config.objective_function),
         "objective_kind": objectives.kind(config.objective_function),
-        "gradient": str(config.gradient_estimator),
+        "gradient": str(config.recipe(len(data.train)).estimator(config.bound.k[0])),
         "effective_sample_size": likelihood.effective_sample_size,
         "effective_sample_size_5": likelihood.effective_sample_size_5,
         "largest_weight": likelihood.largest_weight,

@@ -1,5 +1,6 @@
 """The pictures that each run writes into its folder."""
 
+import itertools
 from typing import Any
 
 import jax
@@ -13,7 +14,7 @@ from experiments.shared.datasets import data_caption, observations
 from experiments.shared.display import counted
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import ACTIVE_THRESHOLD, Keys
-from experiments.shared.summary import bound_name
+from experiments.shared.summary import bound_name, trained_with
 from iwae_jax.data import Dataset
 
 
@@ -26,14 +27,16 @@ def pictures(
     log_w: np.ndarray,
 ) -> None:
     """Draw the pictures of a run into its folder; ``log_w`` are the stored log-weights."""
-    name = config.name
-    stem = data_caption(config, data, f"trained with k={config.bound.k[0]}")
+    name, metrics = config.name, folder.metrics()
+    marks, meaning = _marks(config, data, metrics)
+    stem = data_caption(config, data, trained_with(config, data))
     test = f"{stem}; test split, first {counted(summary['test_images'], 'image')}"
     plots.learning_curves(
         folder.path / "curves.png",
-        folder.metrics(),
+        metrics,
+        marks,
         f"{name}: {bound_name(config)}",
-        f"{stem}; training and held-out splits; grey lines: decreases of the learning rate",
+        f"{stem}; training and held-out splits{meaning}",
     )
     key = Keys.of(config).pictures
     sample_key, reconstruction_key = jax.random.split(key)
@@ -69,6 +72,24 @@ def pictures(
     plots.weights(
         folder.path / "weights.png", log_w, bounds_by_samples(log_w), f"{name}: weights", stored
     )
+
+
+def _marks(config: Config, data: Dataset, metrics: list[dict[str, Any]]) -> tuple[list[int], str]:
+    """The passes before which the curves have a grey line, and the line's meaning for the caption."""
+    recipe, (k,) = config.recipe(len(data.train)), config.bound.k
+    some = recipe.samples(1, k)
+    if some < k:
+        return [recipe.first_passes + 1], (
+            f"; grey line: from k={some} to k={k}. The training curve is the bound of each pass's own k"
+        )
+    if recipe.rate_decay == "stages":
+        falls = [
+            after["pass"]
+            for before, after in itertools.pairwise(metrics)
+            if before["learning_rate"] != after["learning_rate"]
+        ]
+        return falls, "; grey lines: decreases of the learning rate"
+    return [], ""
 
 
 def bounds_by_samples(log_w: np.ndarray) -> dict[str, list[tuple[int, float]]]:

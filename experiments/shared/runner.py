@@ -24,9 +24,10 @@ from experiments.shared.results import Keys, evaluate, mean_bound
 from experiments.shared.run_pictures import pictures
 from experiments.shared.stopping import held
 from experiments.shared.summary import print_summary
-from iwae_jax import TrainState, checkpoints
+from iwae_jax import TrainState, checkpoints, models
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
+from iwae_jax.training import Recipe
 
 
 def run_all(experiment: str, config: Config, started: float) -> int:
@@ -46,9 +47,7 @@ def run_all(experiment: str, config: Config, started: float) -> int:
             console.print(f"{runs[0].name} failed: {error}", style="bold red")
             return 1
         return 0
-    console.print(
-        f"{len(runs)} runs of {counted(config.schedule.total_passes(data.train.shape[1]), 'pass')}:"
-    )
+    console.print(f"{len(runs)} runs of {counted(runs[0].recipe(len(data.train)).passes, 'pass')}:")
     for run, folder in zip(runs, folders, strict=True):
         console.print(f"  {run.name}  {'to do' if config.run.overwrite else folder.progress()}")
     failed = []
@@ -74,29 +73,48 @@ def run_one(
     Returns:
       The summary of the run. It is printed unless ``quiet``.
     """
-    jax.config.update("jax_default_matmul_precision", config.run.precision)
+    recipe = config.recipe(len(data.train))
     with folder.locked():
         folder.open(config.replace(data_source=data.source), run_facts(config, data))
         if not quiet:
             console.print(f"{config.name} in {folder.path}", style="bold")
+            console.print(_in_words(recipe, config.bound.k[0]))
         summary = folder.read("summary.json")
         if summary is None:
             state, seconds = train(config, folder, data, started)
+            params = _for_evaluation(config, state.params)
             summary, diagnosis, log_w = evaluate(
-                config, state.params, data, config.evaluation.eval_k, config.evaluation.eval_images
+                config, params, data, config.evaluation.eval_k, config.evaluation.eval_images
             )
             summary["seconds"] |= seconds
             summary["train_bound"] = folder.metrics()[-1]["train_bound"]
-            summary["passes"] = config.schedule.total_passes(data.train.shape[1])
+            summary |= {"passes": recipe.passes, "recipe": recipe.facts()}
             _save_diagnosis(folder, "test", diagnosis)
             _save_arrays(folder, "log_weights.npy", np.save, log_w)
-            pictures(config, folder, data, state.params, summary, log_w)
+            pictures(config, folder, data, params, summary, log_w)
             folder.write("summary.json", summary)
         elif not quiet:
             console.print("finished before; --overwrite discards and repeats it")
         if not quiet:
             print_summary(config, data, summary)
         return summary
+
+
+def _in_words(recipe: Recipe, k: int) -> str:
+    """The course of a run in one line."""
+    first = counted(recipe.first_passes, "pass") if recipe.samples(1, k) < k else ""
+    growth = f"{first} with k = {recipe.samples(1, k)}, then k = {k}; " if first else f"k = {k}; "
+    return (
+        f"{counted(recipe.passes, 'pass')}: {growth}batch {recipe.batch_size}; gradient "
+        f"{recipe.estimator(k)}; {recipe.rate_decay} from {recipe.first_rate:g} to {recipe.last_rate:g}"
+    )
+
+
+def _for_evaluation(config: Config, params: iwae_jax.Params) -> iwae_jax.Params:
+    """The parameters with the precision of the evaluation."""
+    precision = config.evaluation.eval_precision
+    changed = isinstance(params.model, iwae_jax.ModelConfig) and params.model.precision != precision
+    return models.in_precision(params, precision) if changed else params
 
 
 def _save_diagnosis(folder: RunFolder, name: str, diagnosis: Diagnosis) -> None:
@@ -119,6 +137,7 @@ def run_facts(config: Config, data: Dataset) -> dict[str, Any]:
         "origin": data.origin,
         "images": [len(data.train), len(data.validation), len(data.test)],
         "fingerprint": data.fingerprint,
+        "recipe": config.recipe(len(data.train)).facts(),
     }
     if config.run.after is not None:
         # The digest identifies the run after its folder has moved.
@@ -130,7 +149,8 @@ def run_facts(config: Config, data: Dataset) -> dict[str, Any]:
 
 def initial_state(config: Config, data: Dataset) -> TrainState:
     """The state before the first pass of a run."""
-    optimizer = config.schedule.optimizer(-(-len(data.train) // config.schedule.batch_size))
+    recipe = config.recipe(len(data.train))
+    optimizer = recipe.optimizer(-(-len(data.train) // recipe.batch_size))
     if config.run.after is not None:
         before, state = _last_state(Path(config.run.after), data)
         there, here = before.to_json(), config.to_json()
@@ -172,10 +192,10 @@ def train(
 ) -> tuple[TrainState, dict[str, float]]:
     """Take all passes that are left, with checkpoints; return the last state and the times."""
     keys = Keys.of(config)
-    count, pixels = data.train.shape
-    total = config.schedule.total_passes(pixels)
+    recipe, count, (k,) = config.recipe(len(data.train)), len(data.train), config.bound.k
+    total = recipe.passes
     state = initial_state(config, data)
-    schedule = config.schedule.learning_rate(-(-count // config.schedule.batch_size))
+    schedule = recipe.learning_rate(-(-count // recipe.batch_size))
     images = jnp.asarray(data.train)
     held_out = observations(config, data, data.validation, keys.held_out_pixels)
     board = _tensorboard(config, folder)
@@ -192,16 +212,17 @@ def train(
         for number in range(done + 1, total + 1):
             step = int(state.step)
             last_good = jax.tree.map(jnp.copy, state)  # the pass donates the state
+            samples = recipe.samples(number, k)
             state, bounds = iwae_jax.train_epoch(
                 state,
                 images,
                 keys.train,
-                config.bound.k[0],
-                batch_size=config.schedule.batch_size,
+                samples,
+                batch_size=recipe.batch_size,
                 binarization=config.data.binarization,
                 maximum=data.maximum,
                 objective=config.objective_function,
-                gradient=config.gradient_estimator,
+                gradient=recipe.estimator(samples),
             )
             seconds.setdefault("to_first_step", time.time() - started)
             display.wait((state, bounds))
@@ -218,6 +239,7 @@ def train(
             line = {
                 "pass": number,
                 "step": int(state.step),
+                "k": samples,
                 "learning_rate": float(np.asarray(schedule(step))),
                 "train_bound": float(bounds.mean()),
                 "validation_bound": validation,
@@ -290,24 +312,32 @@ def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae
     data_dir = data_dir or (config.data.data_dir if from_files else None)
     config = config.replace(data_source=facts["source"], data_dir=data_dir)
     config.replace(after=None).check()  # the run that it started from may be gone
-    jax.config.update("jax_default_matmul_precision", config.run.precision)
     data = load_data(config)
-    return config, data, _last_state(path, data)[1].params
+    params = _last_state(path, data)[1].params
+    return config, data, _for_evaluation(config, params)
 
 
 def evaluate_again(
-    path: Path, k: int, images: int | None, seed: int | None, data_dir: str | None
+    path: Path,
+    k: int,
+    images: int | None,
+    seed: int | None,
+    data_dir: str | None,
+    precision: str = "float32",
 ) -> None:
     """Evaluate the last checkpoint of a finished run; write the results into its folder."""
     config, data, params = restore_run(path, data_dir)
+    config = config.replace(eval_precision=precision)
+    params = _for_evaluation(config, params)
     folder = RunFolder(path)
     result, diagnosis, _ = evaluate(config, params, data, k, images, seed)
     result |= {"samples_seed": seed}
     summary = folder.read("summary.json") or {}
-    result |= {name: summary[name] for name in ("train_bound", "passes")}
+    result |= {n: summary[n] for n in ("train_bound", "passes", "recipe") if n in summary}
     name = f"evaluation-k{k}"
     name += "" if images is None else f"-first{result['test_images']}"
     name += "" if seed is None else f"-seed{seed}"
+    name += "" if precision == "float32" else f"-{precision}"
     _save_diagnosis(folder, name, diagnosis)
     folder.write(f"{name}.json", result)
     print_summary(config, data, result)

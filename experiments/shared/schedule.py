@@ -1,107 +1,129 @@
-"""Flags of the training schedule and of the optimizer."""
+"""Flags of the training recipe: the schedule and the optimizer."""
 
 import math
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, Literal
 
-import optax
-
-from experiments.shared.checks import check_fractions, check_least, check_positive, flag
+from experiments.shared.checks import check_fractions, check_least, check_positive, flag, in_flags
 from experiments.shared.errors import UsageError
-from experiments.shared.flags import optional
+from experiments.shared.flags import choices, optional
 from iwae_jax import training
+from iwae_jax.training import Recipe, recipes
+
+OfPreset = optional("INT", "preset's")
+RateOfPreset = optional("FLOAT", "preset's")
 
 
 @dataclass(frozen=True)
 class ScheduleFlags:
-    """The schedule and the optimizer."""
+    """The schedule and the optimizer. Flags that are not given are those of the preset."""
 
-    preset: Literal["quick", "paper"] = "quick"
-    """quick: minutes on two cores. paper: the protocol of the paper, 3,280 passes over real data."""
-    stages: Annotated[int | None, optional("INT", "3 with 28x28 images, 5 with 8x8")] = None
-    """Stages of the schedule. Stage i takes 3^i passes."""
-    passes: Annotated[int | None, optional("INT", "as many as --stages take")] = None
-    """Passes over the data, instead of --stages. They follow the same schedule."""
-    batch_size: int = 20
+    preset: Literal["quick", "long", "table", "paper"] = "quick"
+    """quick: minutes on two cores. long: an hour. table: for models that are compared. paper: 3,280 passes."""
+    passes: Annotated[int | None, OfPreset] = None
+    """Passes over the data."""
+    stages: Annotated[int | None, optional("INT", "")] = None
+    """Stages of the paper's schedule, instead of --passes."""
+    first_passes: Annotated[int | None, optional("INT", "preset's share")] = None
+    """The first of the passes, which take --first-k samples."""
+    first_k: Annotated[int | None, OfPreset] = None
+    """Samples of the first passes, if --k is larger."""
+    batch_size: Annotated[int | None, OfPreset] = None
     """Images in a step."""
-    total_stages: int = 8
+    rate_decay: Annotated[str | None, choices(recipes.DECAYS, "preset's")] = None
+    """stages: the paper's. cosine: half a cosine after a warm-up."""
+    first_rate: Annotated[float | None, RateOfPreset] = None
+    """Highest learning rate."""
+    last_rate: Annotated[float | None, RateOfPreset] = None
+    """Lowest learning rate, at the end or in the last of --total-stages."""
+    warm_up: Annotated[float | None, RateOfPreset] = None
+    """Passes in which the rate of the cosine rises from 0."""
+    total_stages: Annotated[int | None, OfPreset] = None
     """Stages over which the learning rate falls."""
-    stage_base: int = 3
+    stage_base: Annotated[int | None, OfPreset] = None
     """Stage i takes this number to the power of i passes."""
-    first_rate: float = 1e-3
-    """Learning rate of the first stage."""
-    last_rate: float = 1e-4
-    """Learning rate of the last of --total-stages."""
-    adam_beta1: float = 0.9
+    adam_beta1: Annotated[float | None, RateOfPreset] = None
     """Decay of Adam's mean gradient (0.9 in the paper, 0.99 in its code)."""
-    adam_beta2: float = 0.999
+    adam_beta2: Annotated[float | None, RateOfPreset] = None
     """Decay of Adam's mean square gradient."""
-    adam_eps: float = 1e-4
+    adam_eps: Annotated[float | None, RateOfPreset] = None
     """Adam's epsilon."""
-    loss: Literal["mean", "sum"] = "mean"
+    loss: Annotated[str | None, choices(recipes.LOSSES, "preset's")] = None
     """Loss of a batch. The paper's code uses sum, which divides Adam's epsilon by the batch size."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
-        check_least(self, batch_size=1, total_stages=1, stage_base=1, stages=1, passes=1)
-        # The power itself may have billions of digits.
-        if self.total_stages * math.log(self.stage_base) > math.log(1e6) + 1e-9:
-            raise UsageError(
-                "Expected --stage-base to the power of --total-stages to be at most a million, got "
-                f"{self.stage_base} and {self.total_stages}."
-            )
-        if self.total_stages > 1000:
-            raise UsageError(
-                f"Expected --total-stages to be at most 1000, got {self.total_stages}."
-            )
-        check_positive(self, "first_rate", "last_rate", "adam_eps")
-        check_fractions(self, "adam_beta1", "adam_beta2")
+        check_least(self, batch_size=1, total_stages=1, stage_base=1, stages=1, passes=1, first_k=1)
+        check_least(self, first_passes=0)
+        for name, known in (("rate_decay", recipes.DECAYS), ("loss", recipes.LOSSES)):
+            if getattr(self, name) not in (None, *known):
+                raise UsageError(
+                    f"Expected {flag(name)} in {{{', '.join(known)}}}, got {getattr(self, name)!r}."
+                )
+        given = self.given()
+        check_positive(self, *({"first_rate", "last_rate", "adam_eps"} & given.keys()))
+        check_fractions(self, *({"adam_beta1", "adam_beta2"} & given.keys()))
         if self.stages is not None and self.passes is not None:
             raise UsageError("Expected --stages or --passes, got both.")
-        if self.stages is not None and self.stages > self.total_stages:
+        staged = self._decay == "stages"
+        for name in ("stages", "total_stages", "stage_base") if not staged else ("warm_up",):
+            if name in given:
+                raise UsageError(
+                    f"Expected {flag(name)} with --rate-decay={'cosine' if staged else 'stages'}, got "
+                    f"{self._decay} (of --preset={self.preset})."
+                )
+        stages, base = self._number("total_stages"), self._number("stage_base")
+        # The power itself may have billions of digits.
+        if stages * math.log(base) > math.log(1e6) + 1e-9:
             raise UsageError(
-                f"Expected --stages to be at most --total-stages, {self.total_stages}, got "
-                f"{self.stages}."
+                "Expected --stage-base to the power of --total-stages to be at most a million, got "
+                f"{base} and {stages}."
             )
-        if self.preset == "paper":
-            for name in ("stages", "passes", "total_stages", "stage_base"):
-                if getattr(self, name) != getattr(ScheduleFlags, name):
-                    raise UsageError(f"Expected --preset=paper without {flag(name)}, got both.")
+        if stages > 1000:
+            raise UsageError(f"Expected --total-stages to be at most 1000, got {stages}.")
+        if self.stages is not None and self.stages > stages:
+            raise UsageError(
+                f"Expected --stages to be at most --total-stages, {stages}, got {self.stages}."
+            )
+        if self.warm_up is not None and not 0 <= self.warm_up < math.inf:
+            raise UsageError(f"Expected --warm-up to be at least 0, got {self.warm_up}.")
 
-    def total_passes(self, pixels: int) -> int:
-        """Passes over the data, for images of so many pixels."""
-        if self.passes is not None:
-            return self.passes
-        stages = self.stages
-        if self.preset == "paper":
-            stages = self.total_stages
-        elif stages is None:
-            stages = 3 if pixels == 784 else 5
-        return training.stage_passes(stages, base=self.stage_base)
+    def given(self) -> dict[str, Any]:
+        """The flags that were given, other than --preset."""
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {n: v for n, v in values.items() if v is not None and n != "preset"}
 
-    def last_stage(self, pixels: int) -> tuple[int, float]:
-        """The passes of the whole stage in which training ends, and its learning rate."""
-        stage = 0
-        while training.stage_passes(stage + 1, base=self.stage_base) < self.total_passes(pixels):
-            stage += 1
-        return self.stage_base**stage, self._rates[min(stage, self.total_stages - 1)]
-
-    def learning_rate(self, steps_per_pass: int) -> optax.Schedule:
-        """The learning rate at a step."""
-        return training.stage_schedule(steps_per_pass, self._rates, base=self.stage_base)
-
-    def optimizer(self, steps_per_pass: int) -> optax.GradientTransformation:
-        """Adam, as the paper's code runs it.
-
-        The library's loss is the mean over a batch. Adam's step does not depend on the scale of the
-        gradient, except through epsilon: with the sum, epsilon is in effect divided by the batch size.
-        """
-        eps = self.adam_eps / self.batch_size if self.loss == "sum" else self.adam_eps
-        schedule = self.learning_rate(steps_per_pass)
-        return optax.adam(schedule, b1=self.adam_beta1, b2=self.adam_beta2, eps=eps)
+    def recipe(self, layers: int, images: int) -> Recipe:
+        """The recipe, without the gradient estimator's flags."""
+        preset = recipes.preset(self.preset, layers=layers, images=images)
+        values = self.given()
+        if self._decay == "stages":
+            values.setdefault("warm_up", 0.0)
+        if "stages" in values:
+            values["passes"] = training.stage_passes(
+                values.pop("stages"), base=self._number("stage_base")
+            )
+        elif {"total_stages", "stage_base"} & values.keys() and "passes" not in values:
+            values["passes"] = training.stage_passes(
+                self._number("total_stages"), base=self._number("stage_base")
+            )
+        passes = values.get("passes", preset.passes)
+        share = preset.first_passes / preset.passes
+        values.setdefault("first_passes", round(share * passes))
+        values.setdefault("warm_up", min(preset.warm_up, passes / 2))
+        try:
+            return Recipe(
+                **{each.name: getattr(preset, each.name) for each in fields(Recipe)} | values
+            )
+        except ValueError as error:
+            raise UsageError(
+                in_flags(str(error), [each.name for each in fields(Recipe)])
+            ) from error
 
     @property
-    def _rates(self) -> tuple[float, ...]:
-        return training.stage_rates(
-            self.total_stages, first=self.first_rate, last=self.last_rate, total=self.total_stages
-        )
+    def _decay(self) -> str:
+        return self.rate_decay or recipes.preset(self.preset).rate_decay
+
+    def _number(self, name: str) -> int:
+        value = getattr(self, name)
+        return getattr(recipes.preset(self.preset), name) if value is None else value

@@ -8,6 +8,18 @@ from experiments.shared.display import console, counted, duration, kind_in_words
 from experiments.shared.published import IMAGES, published
 from iwae_jax import evaluation, objectives
 from iwae_jax.data import Dataset
+from iwae_jax.training.recipes import PAPER
+
+
+def trained_with(config: Config, data: Dataset) -> str:
+    """The samples that a run was trained with, for a caption."""
+    recipe, (k,) = config.recipe(len(data.train)), config.bound.k
+    text, some = f"trained with k={k}", recipe.samples(1, k)
+    return (
+        text
+        if some == k
+        else f"{text} (k={some} in the first {counted(recipe.first_passes, 'pass')})"
+    )
 
 
 def bound_name(config: Config) -> str:
@@ -37,10 +49,13 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
         lines.append("data: drawings resized here and split at random, not the paper's file")
     if not config.network.is_papers:
         lines.append(f"network: {config.network.name}, not one of the paper's")
-    paper = Config.of(preset="paper")
-    passes, paper_passes = summary["passes"], paper.schedule.total_passes(784)
-    if passes != paper_passes:
-        lines.append(f"passes: {passes:,}, not {paper_passes:,}")
+    paper, (k,) = Config.of(preset="paper"), config.bound.k
+    recipe = config.recipe(len(data.train))
+    if recipe.passes != PAPER.passes:
+        lines.append(f"passes: {recipe.passes:,}, not {PAPER.passes:,}")
+    if recipe.samples(1, k) < k:
+        first, some = recipe.first_passes, recipe.samples(1, k)
+        lines.append(f"k: {some} in the first {counted(first, 'pass')}, then {k}")
     if summary["test_nll_k"] != paper.evaluation.eval_k:
         lines.append(f"NLL: L_{summary['test_nll_k']}, not L_{paper.evaluation.eval_k}")
     if summary["test_images"] != len(data.test):
@@ -48,7 +63,14 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
     if config.data.binarization != paper.data.binarization and data.name != "binarized_mnist":
         drawn = config.data.binarization
         lines.append(f"binarization: {drawn}, not drawn at every access")
-    values, paper_values = config.flat(), paper.flat()
+    if recipe.rate_decay != PAPER.rate_decay:
+        lines.append(
+            f"learning rate: a warm-up of {recipe.warm_up:g} passes to {recipe.first_rate:g}, then a cosine "
+            f"to {recipe.last_rate:g}, not stages from {PAPER.first_rate:g} to {PAPER.last_rate:g}"
+        )
+        ignored = {"first_rate", "last_rate", "total_stages", "stage_base"}
+    else:
+        ignored = set()
     for name in (
         "batch_size",
         "first_rate",
@@ -58,15 +80,18 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
         "adam_beta1",
         "adam_beta2",
         "adam_eps",
-        "precision",
     ):
-        if values[name] != paper_values[name]:
-            lines.append(f"{name}: {values[name]}, not {paper_values[name]}")
-    if config.gradient_estimator != paper.gradient_estimator:
-        lines.append(f"gradient: {config.gradient_estimator}, not {paper.gradient_estimator}")
+        if name not in ignored and getattr(recipe, name) != getattr(PAPER, name):
+            lines.append(f"{name}: {getattr(recipe, name)}, not {getattr(PAPER, name)}")
+    if config.run.precision != paper.run.precision:
+        lines.append(f"precision: {config.run.precision}, not {paper.run.precision}")
+    if config.evaluation.eval_precision != paper.evaluation.eval_precision:
+        lines.append(f"precision of the NLL: {config.evaluation.eval_precision}, not float32")
+    if recipe.estimator(k) != PAPER.gradient:
+        lines.append(f"gradient: {recipe.estimator(k)}, not {PAPER.gradient}")
     if config.run.after is not None:
         lines.append(f"start: the parameters and Adam state of {Path(config.run.after).name}")
-    if config.schedule.loss == "mean":
+    if recipe.loss == "mean":
         lines.append(
             "loss: the mean over a batch (the paper's code sums, so its epsilon is weaker)"
         )

@@ -115,7 +115,6 @@ def protocol(cells: Cells, dataset: str) -> str:
     """The differences of a data set's runs from the paper's protocol, in one line."""
     run, data = cells.first(dataset), cells.data[dataset]
     summary = {
-        "passes": run.schedule.total_passes(data.train.shape[1]),
         "test_nll_k": run.evaluation.eval_k,
         "test_images": len(data.test[: run.evaluation.eval_images]),
     }

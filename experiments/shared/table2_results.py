@@ -18,7 +18,9 @@ from experiments.shared.published import TABLE_2
 from experiments.shared.runner import run_one
 from experiments.shared.saved import read_arrays
 from experiments.shared.summary import protocol
+from iwae_jax import training
 from iwae_jax.data import Dataset
+from iwae_jax.training import Recipe
 
 
 def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
@@ -30,7 +32,7 @@ def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
         for first, other in ((vae, iwae), (iwae, vae)):
             folder = RunFolder.of(vae.run.out_dir, vae.data.dataset, first)
             before = _finish(first, folder, data, started)
-            second = _second_part(first, other, folder.path, data.train.shape[1])
+            second = _second_part(first, other, folder.path, len(data.train))
             second_folder = RunFolder.of(vae.run.out_dir, vae.data.dataset, second)
             after = _finish(second, second_folder, data, time.time())
             gain = _log_p(second_folder) - _log_p(folder)
@@ -73,12 +75,19 @@ def _print(rows: list[dict[str, Any]], protocol: str) -> None:
     )
 
 
-def _second_part(first: Config, other: Config, folder: Path, pixels: int) -> Config:
+def last_stage(recipe: Recipe) -> tuple[int, float]:
+    """The passes of the whole stage in which training ends, and its learning rate."""
+    stage, total = 0, recipe.total_stages
+    while training.stage_passes(stage + 1, base=recipe.stage_base) < recipe.passes:
+        stage += 1
+    rates = training.stage_rates(total, first=recipe.first_rate, last=recipe.last_rate, total=total)
+    return recipe.stage_base**stage, rates[min(stage, total - 1)]
+
+
+def _second_part(first: Config, other: Config, folder: Path, images: int) -> Config:
     """The run that starts from ``first`` and repeats its last stage with the objective of ``other``."""
-    passes, rate = first.schedule.last_stage(pixels)
-    return other.replace(
-        preset="quick", passes=passes, first_rate=rate, last_rate=rate, after=str(folder)
-    )
+    passes, rate = last_stage(first.recipe(images))
+    return other.replace(passes=passes, first_rate=rate, last_rate=rate, after=str(folder))
 
 
 def _finish(config: Config, folder: RunFolder, data: Dataset, started: float) -> dict[str, Any]:

@@ -12,11 +12,9 @@ from experiments.shared.flags import Images, SourceFlags, optional
 class TableFlags:
     """The training and the evaluation of each run."""
 
-    preset: Literal["quick", "paper"] = "quick"
-    """quick: 13 passes, or --passes. paper: the protocol of the paper, 3,280 passes."""
-    passes: Annotated[int | None, optional("INT", "see --preset")] = None
+    passes: Annotated[int | None, optional("INT", "that of --preset")] = None
     """Passes over the data. In table2: passes of the first part."""
-    loss: Literal["mean", "sum"] = "mean"
+    loss: Literal["mean", "sum"] | None = None
     """Loss of a batch; see experiments.mnist --help."""
     eval_k: int = 5000
     """Importance samples of the test likelihood."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -60,7 +59,7 @@ class Cells:
         rows, total = [], 0.0
         for run in self.distinct():
             folder, data = self.folder(run), self.data_of(run)
-            passes = run.schedule.total_passes(data.train.shape[1])
+            passes = run.recipe(len(data.train)).passes
             done = max(Checkpoints(folder.checkpoints).steps, default=0)
             seconds = 0.0
             if folder.progress() != "finished":
@@ -80,12 +79,14 @@ class Cells:
         step = low + max(high - low, 0.0) * (k - 1) / 49
         images = min(run.evaluation.eval_images or len(data.test), len(data.test))
         block = max(1, min(images, WEIGHTS // run.evaluation.eval_k))
-        steps = passes * -(-len(data.train) // run.schedule.batch_size)
+        steps = passes * -(-len(data.train) // run.recipe(len(data.train)).batch_size)
         return step * steps + self._evaluation(run, block) * images / block
 
     def _step(self, run: Config, k: int) -> float:
         """The time of a step with k samples."""
-        data, batch_size = self.data_of(run), run.schedule.batch_size
+        data = self.data_of(run)
+        recipe = run.recipe(len(data.train))
+        batch_size = recipe.batch_size
         images = jnp.asarray(data.train[: _STEPS * batch_size])
 
         def steps(state):
@@ -96,6 +97,7 @@ class Cells:
                 k,
                 batch_size=batch_size,
                 maximum=data.maximum,
+                gradient=recipe.estimator(k),
             )
             bounds.block_until_ready()
             return state
@@ -118,7 +120,6 @@ class Cells:
     def _measured(self, what: tuple[Any, ...], run: Config, work: Callable[[Any], Any]) -> float:
         """The shorter of two times of some work on a state, measured once. The first call compiles."""
         if what not in self.times:
-            jax.config.update("jax_default_matmul_precision", run.run.precision)
             state = work(initial_state(run, self.data_of(run)))
             seconds = []
             for _ in range(2):

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,9 +11,10 @@ import jax.numpy as jnp
 
 from iwae_jax.checks import check_data_mean, check_number, check_positive_int
 from iwae_jax.models.likelihoods import LIKELIHOODS, Likelihood, Outputs
-from iwae_jax.models.networks import ACTIVATIONS, NETWORKS, Bias, Network, emit
+from iwae_jax.models.networks import ACTIVATIONS, NETWORKS, Bias, InPrecision, Network, emit
 from iwae_jax.models.posteriors import POSTERIORS, Posterior
 from iwae_jax.models.priors import PRIORS, Prior
+from iwae_jax.models.products import PRECISIONS
 from iwae_jax.protocol import Params
 from iwae_jax.typing import Array, ArrayLike, Float, Key, Latents, PyTree
 
@@ -50,6 +51,10 @@ class ModelConfig:
       prior: a name in `models.PRIORS`, or a `models.Prior`.
       posterior: a name in `models.POSTERIORS`, or a `models.Posterior`.
       network: a name in `models.NETWORKS`, or a function that makes a Flax module, as `models.MLP` does.
+      precision: the precision of the networks' products, forward and backward, on every device:
+        ``"float32"``; ``"tensorfloat32"``, which is float32 where a device has no such format; or
+        ``"bfloat16"``, which rounds both operands to bfloat16 and adds in float32. Parameters, log-weights
+        and all sums stay float32. For another precision than float32, ``network`` must take it.
 
     Raises:
       ValueError: if a field is invalid.
@@ -74,6 +79,7 @@ class ModelConfig:
     prior: str | Prior = "normal"
     posterior: str | Posterior = "normal"
     network: str | Network = "mlp"
+    precision: str = "float32"
     # Names are resolved once. The parts take part in comparisons, so that a name that is registered
     # again makes another config, which is compiled again.
     parts: Parts = field(init=False, repr=False)
@@ -112,6 +118,9 @@ class ModelConfig:
             set_field("likelihood_scale", scale)
         network = self.network
         known = _known("network", network, NETWORKS) if isinstance(network, str) else network
+        _known("precision", self.precision, PRECISIONS)
+        if self.precision != "float32":
+            known = InPrecision(known, self.precision)
         set_field("make_network", known)
         parts = (
             _part("likelihood", self.likelihood, LIKELIHOODS, self),
@@ -251,6 +260,24 @@ class ModelConfig:
 
     def _outputs(self, params: Any, z: Latents) -> Outputs:
         return emit(self._decoder(), params.generative["likelihood"], z[0])
+
+
+def in_precision(params: Params, precision: str) -> Params:
+    """The same parameters of a `ModelConfig` whose products have another precision.
+
+    Example:
+      >>> import jax, iwae_jax
+      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig(precision="bfloat16"))
+      >>> iwae_jax.models.in_precision(params, "float32").model == iwae_jax.ModelConfig()
+      True
+
+    Raises:
+      ValueError: if the precision is not known, or the parameters are not those of a `ModelConfig`.
+    """
+    if not isinstance(params, Params) or not isinstance(params.model, ModelConfig):
+        found = type(getattr(params, "model", params)).__name__
+        raise ValueError(f"Expected params of a ModelConfig, got {found}.")
+    return replace(params, model=replace(params.model, precision=precision))
 
 
 def _part(name: str, part: Any, table: dict[str, Callable[[Any], Any]], config: ModelConfig) -> Any:

@@ -3,13 +3,18 @@
 Weights start Glorot-uniform and biases at zero, as in Burda et al. (2016).
 """
 
+import inspect
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
+from iwae_jax.models.products import affine
 from iwae_jax.typing import Array, Float, PyTree
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -44,39 +49,53 @@ class MLP(nn.Module):
       heads: the name and the shape of each head.
       activation: a name in `ACTIVATIONS`.
       bias: the initial bias of the first head.
+      precision: that of the products, a name in `products.PRECISIONS`.
     """
 
     hidden_sizes: tuple[int, ...]
     heads: Heads
     activation: str = "tanh"
     bias: Bias = 0.0
+    precision: str = "float32"
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "..."]) -> dict[str, Array]:
+        def layer(size: int, name: str, bias: Bias = 0.0) -> Affine:
+            return Affine(size, self.precision, bias, name=name)
+
         hidden = inputs.reshape(-1)
         for i, width in enumerate(self.hidden_sizes):
-            hidden = ACTIVATIONS[self.activation](_dense(width, f"hidden_{i}")(hidden))
+            hidden = ACTIVATIONS[self.activation](layer(width, f"hidden_{i}")(hidden))
         outputs = {}
         for i, (name, shape) in enumerate(self.heads):
-            size = 1
-            for length in shape:
-                size *= length
-            outputs[name] = _dense(size, name, self.bias if i == 0 else 0.0)(hidden).reshape(shape)
+            head = layer(math.prod(shape), name, self.bias if i == 0 else 0.0)
+            outputs[name] = head(hidden).reshape(shape)
         return outputs
 
 
-def _dense(size: int, name: str, bias: Bias = 0.0) -> nn.Dense:
-    def bias_init(key, shape, dtype=jnp.float32):
-        del key
-        return jnp.broadcast_to(jnp.asarray(bias, dtype), shape)
+class Affine(nn.Module):
+    """A matrix product and a bias.
 
-    return nn.Dense(
-        size,
-        param_dtype=jnp.result_type(float),  # float64 where JAX is set to it
-        kernel_init=nn.initializers.glorot_uniform(),
-        bias_init=bias_init,
-        name=name,
-    )
+    Attributes:
+      size: the number of units.
+      precision: that of the product, a name in `products.PRECISIONS`.
+      bias: the initial bias.
+    """
+
+    size: int
+    precision: str = "float32"
+    bias: Bias = 0.0
+
+    @nn.compact
+    def __call__(self, inputs: Float[Array, "... i"]) -> Float[Array, "... o"]:
+        def first_bias(key, shape, dtype):
+            del key
+            return jnp.broadcast_to(jnp.asarray(self.bias, dtype), shape)
+
+        shape, dtype = (inputs.shape[-1], self.size), jnp.result_type(float)  # float64 under x64
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape, dtype)
+        bias = self.param("bias", first_bias, shape[1:], dtype)
+        return affine(*promote_dtype(inputs, kernel, bias), precision=self.precision)
 
 
 def emit(network: nn.Module, variables: PyTree, inputs: Array) -> dict[str, Array]:
@@ -90,7 +109,26 @@ def emit(network: nn.Module, variables: PyTree, inputs: Array) -> dict[str, Arra
 
 
 Network = Callable[..., nn.Module]
-"""A function of the keywords hidden_sizes, heads, activation and bias that makes a module."""
+"""A function of the keywords hidden_sizes, heads, activation and bias that makes a module. It takes the
+keyword precision too if it is to make modules of another precision than float32."""
 
 NETWORKS: dict[str, Network] = {"mlp": MLP}
 """Networks by name."""
+
+
+@dataclass(frozen=True)
+class InPrecision:
+    """A `Network` that makes another network's modules with a precision of the products."""
+
+    network: Network
+    precision: str
+
+    def __post_init__(self):
+        taken = inspect.signature(self.network).parameters
+        if "precision" not in taken and all(p.kind != p.VAR_KEYWORD for p in taken.values()):
+            raise ValueError(
+                f"Expected a network that takes precision, for {self.precision!r}, got {self.network!r}."
+            )
+
+    def __call__(self, **keywords: Any) -> nn.Module:
+        return self.network(precision=self.precision, **keywords)

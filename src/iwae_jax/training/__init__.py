@@ -1,6 +1,7 @@
 """The train state, the step, the pass over the data, the paper's schedule, checkpoints."""
 
-from iwae_jax.training import checkpoints
+from iwae_jax.training import checkpoints, recipes
+from iwae_jax.training.recipes import Recipe
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
 from iwae_jax.training.step import (
     BINARIZATIONS,
@@ -12,9 +13,11 @@ from iwae_jax.training.step import (
 
 __all__ = [
     "BINARIZATIONS",
+    "Recipe",
     "TrainState",
     "checkpoints",
     "pixel_key",
+    "recipes",
     "stage_passes",
     "stage_rates",
     "stage_schedule",

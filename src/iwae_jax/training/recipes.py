@@ -1,0 +1,194 @@
+"""Recipes: how k, the learning rate, the batch and the gradient estimator go over a training run."""
+
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import optax
+
+from iwae_jax.checks import check_number, check_positive_int
+from iwae_jax.gradients import DEFAULT, Estimator, named, resampled
+from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
+
+DECAYS = ("stages", "cosine")
+LOSSES = ("mean", "sum")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training run as data: passes, k, batch, learning rate, Adam and gradient estimator.
+
+    k itself is not part of a recipe: it is what a run is trained for, and reported with. A recipe may spend
+    its first passes on fewer samples.
+
+    Args:
+      passes: passes over the data.
+      batch_size: data in a step.
+      first_passes: of the passes, the first so many take ``first_k`` samples.
+      first_k: the samples of the first passes, if k is larger.
+      gradient: an estimator, or the name of one in `gradients.NAMES`.
+      resampled: the number of samples of the backward pass, if k is larger; None takes all k.
+      rate_decay: ``"stages"``, the paper's: stage i takes stage_base**i passes at one rate; or ``"cosine"``:
+        half a cosine from first_rate to last_rate.
+      first_rate: the highest learning rate.
+      last_rate: the learning rate at the end; of stages, that of the last of total_stages.
+      warm_up: the passes in which the rate rises from 0 to first_rate, for the rate_decay ``"cosine"``.
+      total_stages: the number of stages over which the rate falls.
+      stage_base: the ratio of the lengths of two successive stages.
+      adam_beta1: the decay of Adam's mean gradient.
+      adam_beta2: the decay of Adam's mean square gradient.
+      adam_eps: Adam's epsilon.
+      loss: ``"mean"`` over a batch, or ``"sum"``, as the paper's code has it. Adam's step does not depend on
+        the scale of the gradient, except through epsilon: a sum divides it by the batch size.
+
+    Raises:
+      ValueError: if a field is invalid.
+
+    Example:
+      >>> from iwae_jax.training import recipes
+      >>> recipe = recipes.preset("quick")
+      >>> recipe.samples(1, k=50), recipe.samples(recipe.passes, k=50)
+      (8, 50)
+      >>> recipes.preset("paper").passes
+      3280
+    """
+
+    passes: int
+    batch_size: int = 20
+    first_passes: int = 0
+    first_k: int = 1
+    gradient: Estimator | str = DEFAULT
+    resampled: int | None = None
+    rate_decay: str = "stages"
+    first_rate: float = 1e-3
+    last_rate: float = 1e-4
+    warm_up: float = 0.0
+    total_stages: int = 8
+    stage_base: int = 3
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_eps: float = 1e-4
+    loss: str = "mean"
+
+    def __post_init__(self):
+        for name in ("passes", "batch_size", "first_k", "total_stages", "stage_base"):
+            object.__setattr__(self, name, check_positive_int(name, getattr(self, name)))
+        if self.resampled is not None:
+            check_positive_int("resampled", self.resampled)
+        if self.first_passes != 0:
+            check_positive_int("first_passes", self.first_passes)
+        if self.first_passes > self.passes:
+            raise ValueError(
+                f"Expected first_passes to be at most passes, {self.passes}, got {self.first_passes}."
+            )
+        for name, values in (("rate_decay", DECAYS), ("loss", LOSSES)):
+            if getattr(self, name) not in values:
+                raise ValueError(
+                    f"Expected {name} to be one of {values}, got {getattr(self, name)!r}."
+                )
+        for name in ("first_rate", "last_rate", "adam_eps"):
+            check_number(name, getattr(self, name), 0.0, math.inf, open_low=True, open_high=True)
+        for name in ("adam_beta1", "adam_beta2"):
+            check_number(name, getattr(self, name), 0.0, 1.0, open_high=True)
+        check_number("warm_up", self.warm_up, 0.0, self.passes)
+        if self.warm_up and self.rate_decay == "stages":
+            raise ValueError(f"Expected warm_up to be 0 for stages, got {self.warm_up}.")
+        object.__setattr__(self, "gradient", named(self.gradient))
+
+    def samples(self, number: int, k: int) -> int:
+        """The samples of pass ``number``, counted from 1, of a run that is trained for k."""
+        return min(k, self.first_k) if number <= self.first_passes else k
+
+    def estimator(self, samples: int) -> Estimator:
+        """The gradient estimator of a pass that takes so many samples."""
+        if self.resampled is None or self.resampled >= samples:
+            return named(self.gradient)
+        return resampled(self.resampled, self.gradient)
+
+    def facts(self) -> dict[str, Any]:
+        """The fields as JSON has them."""
+        return asdict(self) | {"gradient": str(self.gradient)}
+
+    def learning_rate(self, steps_per_pass: int) -> optax.Schedule:
+        """The learning rate at a step, as an optax schedule."""
+        check_positive_int("steps_per_pass", steps_per_pass)
+        if self.rate_decay == "stages":
+            rates = stage_rates(
+                self.total_stages,
+                first=self.first_rate,
+                last=self.last_rate,
+                total=self.total_stages,
+            )
+            return stage_schedule(steps_per_pass, rates, base=self.stage_base)
+        steps = self.passes * steps_per_pass
+        rising = min(round(self.warm_up * steps_per_pass), steps - 1)
+        return optax.warmup_cosine_decay_schedule(
+            self.first_rate if rising == 0 else 0.0, self.first_rate, rising, steps, self.last_rate
+        )
+
+    def optimizer(self, steps_per_pass: int) -> optax.GradientTransformation:
+        """Adam with the learning rate of the recipe."""
+        eps = self.adam_eps / self.batch_size if self.loss == "sum" else self.adam_eps
+        rate = self.learning_rate(steps_per_pass)
+        return optax.adam(rate, b1=self.adam_beta1, b2=self.adam_beta2, eps=eps)
+
+
+PAPER = Recipe(passes=stage_passes(8))
+"""The protocol of Burda et al. (2016), sec. 5."""
+
+_FAST = Recipe(
+    passes=60,
+    batch_size=100,
+    first_passes=45,
+    first_k=8,
+    gradient="dreg",
+    resampled=8,
+    rate_decay="cosine",
+    first_rate=3e-3,
+    last_rate=2e-5,
+    warm_up=1.0,
+)
+
+SMALL = 10_000
+"""Fewer training data than this are few: what fits 60,000 images overfits 1,400."""
+
+_PRESETS = {
+    "quick": _FAST,
+    "long": replace(_FAST, passes=170, first_passes=130),
+    "table": replace(_FAST, first_passes=0),
+    "paper": PAPER,
+}
+_FOR_FEW = {
+    "quick": replace(_FAST, batch_size=20, passes=120, first_passes=0),
+    "long": replace(_FAST, batch_size=20, passes=120, first_passes=0),
+    "table": replace(_FAST, batch_size=20, passes=120, first_passes=0),
+}
+PRESETS = tuple(_PRESETS)
+
+
+def preset(name: str, *, layers: int = 1, images: int = 59_600) -> Recipe:
+    """A recipe by name.
+
+    ``"quick"``: the lowest NLL of MNIST that a few minutes of two CPU cores give. ``"long"``: an hour of
+    them. ``"table"``: for models that are compared, each trained at its own k from the start. ``"paper"``:
+    the paper's protocol. docs/recipes.md tells how they were found.
+
+    Args:
+      name: one of `PRESETS`.
+      layers: the number of stochastic layers.
+      images: the number of training data. Fewer than `SMALL` have recipes of their own.
+
+    Raises:
+      ValueError: if the name is not known, or a number is not positive.
+
+    Example:
+      >>> from iwae_jax.training import recipes
+      >>> recipes.preset("quick").batch_size
+      100
+    """
+    if name not in _PRESETS:
+        raise ValueError(f"Expected preset to be one of {', '.join(_PRESETS)}, got {name!r}.")
+    check_positive_int("layers", layers)
+    if check_positive_int("images", images) < SMALL and name in _FOR_FEW:
+        return _FOR_FEW[name]
+    return _PRESETS[name]
