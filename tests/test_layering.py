@@ -17,6 +17,7 @@ RANKS = {
     "models.networks": 1,
     "data.mat": 1,
     "protocol": 2,
+    "devices": 2,
     "objectives.base": 2,
     "models.likelihoods": 2,
     "models.priors": 2,

@@ -10,6 +10,7 @@ Everything passes through the log importance weights, `log_weights`. See docs/de
 """
 
 from iwae_jax import data, evaluation, gradients, models, objectives, training
+from iwae_jax.devices import mesh
 from iwae_jax.evaluation import annealing, latents, log_likelihood
 from iwae_jax.evaluation.latents import active_units
 from iwae_jax.gradients import bound
@@ -38,6 +39,7 @@ __all__ = [
     "latents",
     "log_likelihood",
     "log_weights",
+    "mesh",
     "models",
     "objectives",
     "reconstruct",
