@@ -121,7 +121,7 @@ def test_a_room_imports_only_rooms_of_lower_rank(room):
 def test_experiments_import_only_the_public_package():
     public = {
         *("data", "evaluation", "evaluation.annealing", "evaluation.latents", "gradients"),
-        *("models", "objectives", "training", "training.checkpoints"),
+        *("devices", "models", "objectives", "training", "training.checkpoints"),
     }
     for file in (ROOT / "experiments").rglob("*.py"):
         rooms = rooms_in(imported(file))
@@ -146,6 +146,7 @@ SHARED_RANKS = {
     "checks": 1,
     "files": 1,
     "saved": 1,
+    "processes": 1,
     "parsing": 2,
     "drawing": 2,
     "flags": 3,

@@ -10,6 +10,7 @@ import tyro
 from experiments.shared.checks import check_folder
 from experiments.shared.errors import UsageError
 from experiments.shared.files import check_writable
+from experiments.shared.processes import check_distributed, sizes_of
 
 DATASETS = Literal["mnist", "binarized_mnist", "omniglot", "digits"]
 
@@ -34,6 +35,23 @@ SWITCH = tyro.conf.arg(help_behavior_hint="")
 """A flag without a value. --help shows no default."""
 
 Images = Annotated[int | None, optional("INT", "all")]
+
+
+@dataclass(frozen=True)
+class DeviceFlags:
+    """The devices and processes."""
+
+    mesh: Annotated[str | None, optional("data=N,sample=M", "one device")] = None
+    """Cut batches over N groups of devices, and importance samples over the M devices of a group."""
+    distributed: Annotated[str | None, optional("auto|HOST:PORT,PROCESSES,ID", "one process")] = (
+        None
+    )
+    """Start as one of several processes. auto: ask Slurm, Kubernetes, Open MPI or the TPU."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        sizes_of(self.mesh)
+        check_distributed(self.distributed)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Train and evaluate one run, or a sweep of them, in resumable run folders."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -20,11 +21,12 @@ from experiments.shared.display import Display, console, counted, warn
 from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.files import write_atomically
 from experiments.shared.folders import RunFolder, former_name
+from experiments.shared.processes import ambient, first, from_first, start
 from experiments.shared.results import Keys, evaluate, mean_bound
 from experiments.shared.run_pictures import pictures
 from experiments.shared.stopping import held
 from experiments.shared.summary import print_summary
-from iwae_jax import TrainState, checkpoints
+from iwae_jax import TrainState, checkpoints, devices
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
 
@@ -32,9 +34,12 @@ from iwae_jax.evaluation import Diagnosis
 def run_all(experiment: str, config: Config, started: float) -> int:
     """Run every combination of the swept values; return the exit status."""
     config.check()
-    data = load_data(config)
+    start(config.run.distributed)
+    data = from_first(load_data, config)
     runs = config.runs()
-    folders = [RunFolder.of(config.run.out_dir, experiment, run) for run in runs]
+    folders = from_first(
+        lambda: [RunFolder.of(config.run.out_dir, experiment, run) for run in runs]
+    )
     console.print(
         f"{config.data.dataset} from {data.source} ({data.origin}): {len(data.train):,} training, "
         f"{len(data.validation):,} held-out, {counted(len(data.test), 'test image')}"
@@ -75,23 +80,39 @@ def run_one(
       The summary of the run. It is printed unless ``quiet``.
     """
     jax.config.update("jax_default_matmul_precision", config.run.precision)
-    with folder.locked():
-        folder.open(config.replace(data_source=data.source), run_facts(config, data))
-        if not quiet:
-            console.print(f"{config.name} in {folder.path}", style="bold")
-        summary = folder.read("summary.json")
+    with contextlib.ExitStack() as lock:
+
+        def open_folder():
+            lock.enter_context(folder.locked())
+            folder.open(config.replace(data_source=data.source), run_facts(config, data))
+            if not quiet:
+                console.print(f"{config.name} in {folder.path}", style="bold")
+            return folder.read("summary.json")
+
+        summary = from_first(open_folder)
         if summary is None:
-            state, seconds = train(config, folder, data, started)
-            summary, diagnosis, log_w = evaluate(
-                config, state.params, data, config.evaluation.eval_k, config.evaluation.eval_images
-            )
-            summary["seconds"] |= seconds
-            summary["train_bound"] = folder.metrics()[-1]["train_bound"]
-            summary["passes"] = config.schedule.total_passes(data.train.shape[1])
-            _save_diagnosis(folder, "test", diagnosis)
-            _save_arrays(folder, "log_weights.npy", np.save, log_w)
-            pictures(config, folder, data, state.params, summary, log_w)
-            folder.write("summary.json", summary)
+            with ambient(config.run.mesh):
+                state, seconds = train(config, folder, data, started)
+                summary, diagnosis, log_w = evaluate(
+                    config,
+                    state.params,
+                    data,
+                    config.evaluation.eval_k,
+                    config.evaluation.eval_images,
+                )
+            params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state.params)
+
+            def save_results():
+                summary["seconds"] |= seconds
+                summary["train_bound"] = folder.metrics()[-1]["train_bound"]
+                summary["passes"] = config.schedule.total_passes(data.train.shape[1])
+                _save_diagnosis(folder, "test", diagnosis)
+                _save_arrays(folder, "log_weights.npy", np.save, log_w)
+                pictures(config, folder, data, params, summary, log_w)
+                folder.write("summary.json", summary)
+                return summary
+
+            summary = from_first(save_results)
         elif not quiet:
             console.print("finished before; --overwrite discards and repeats it")
         if not quiet:
@@ -174,18 +195,18 @@ def train(
     keys = Keys.of(config)
     count, pixels = data.train.shape
     total = config.schedule.total_passes(pixels)
-    state = initial_state(config, data)
+    state = devices.everywhere(initial_state(config, data))
     schedule = config.schedule.learning_rate(-(-count // config.schedule.batch_size))
-    images = jnp.asarray(data.train)
+    images = devices.everywhere(jnp.asarray(data.train))
     held_out = observations(config, data, data.validation, keys.held_out_pixels)
-    board = _tensorboard(config, folder)
+    board = _tensorboard(config, folder) if first() else None
     saved = checkpoints.Checkpoints(folder.checkpoints)
     done = 0
     restored = _restore(saved, state)
     if restored is not None:
         done, state = restored
         console.print(f"resumed after pass {done} of {total}")
-    folder.keep_metrics(done)
+    from_first(folder.keep_metrics, done)
     seconds = {"training_this_time": 0.0}
     begun = last_saved = time.monotonic()
     with Display("training", total, done=done, unit="pass") as display:
@@ -224,11 +245,7 @@ def train(
                 "source": data.source,
             }
             with held():
-                folder.add_metrics(line)
-                if (
-                    number == total
-                    or time.monotonic() - last_saved >= config.run.checkpoint_seconds
-                ):
+                if from_first(_is_due, folder, line, config, number == total, last_saved):
                     saved.save(number, state)
                     last_saved = time.monotonic()
             if board is not None:
@@ -240,6 +257,14 @@ def train(
     if board is not None:
         board.close()
     return state, seconds
+
+
+def _is_due(
+    folder: RunFolder, line: dict[str, Any], config: Config, at_end: bool, last_saved: float
+) -> bool:
+    """Write the numbers of a pass; return whether a checkpoint is due."""
+    folder.add_metrics(line)
+    return at_end or time.monotonic() - last_saved >= config.run.checkpoint_seconds
 
 
 def _restore(saved: checkpoints.Checkpoints, state: TrainState) -> tuple[int, TrainState] | None:

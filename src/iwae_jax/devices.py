@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from iwae_jax.checks import check_positive_int
 from iwae_jax.typing import Array, PyTree
@@ -137,6 +137,23 @@ def each_on_its_own(
         check_vma=False,  # models of one's own need not know of devices
     )(whole, data, samples)
     return jax.lax.slice_in_dim(parts, 0, count, axis=out.index("data"))
+
+
+def everywhere(tree: PyTree) -> PyTree:
+    """The same arrays, whole on every device of the ambient mesh; unchanged without one.
+
+    Each process must give the same values.
+    """
+    ambient = jax.sharding.get_mesh()
+    return tree if ambient.empty else jax.device_put(tree, NamedSharding(ambient, PartitionSpec()))
+
+
+def meet(where: str) -> None:
+    """Wait until all processes are here; ``where`` is the same in each."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(where)
 
 
 def to_host(array: Any) -> np.ndarray:

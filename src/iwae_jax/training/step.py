@@ -257,7 +257,7 @@ def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objec
             x = draw_pixels(chosen, keys, maximum)
         real = None if count % batch_size == 0 else real
         state, values = _step(state, x, step_key, k, objective, gradient, real)
-        return state, jnp.mean(values, where=real)
+        return state, copied(jnp.mean(values, where=real))
 
     return jax.lax.scan(body, state, (order, real))
 
