@@ -11,10 +11,10 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
-import iwae_jax
 from experiments.shared.display import console
 from experiments.shared.errors import UsageError
 from experiments.shared.stopping import listen
+from iwae_jax import devices
 
 Result = TypeVar("Result")
 
@@ -85,7 +85,7 @@ def ambient(mesh: str | None) -> contextlib.AbstractContextManager[Any]:
     if mesh is None and jax.process_count() == 1:
         return contextlib.nullcontext()
     try:
-        return jax.set_mesh(iwae_jax.mesh(**sizes_of(mesh)))
+        return jax.set_mesh(devices.mesh(**sizes_of(mesh)))
     except ValueError as error:
         raise UsageError(f"Expected --mesh to fit the devices. {error}") from error
 
@@ -107,6 +107,7 @@ def from_first(function: Callable[..., Result], *arguments: Any) -> Result:
             result = (function(*arguments), None)
         except Exception as error:  # each process must learn of it
             result = (None, error)
+    devices.meet("from_first")
     content = np.frombuffer(pickle.dumps(result), np.uint8)
     length = int(broadcast_one_to_all(np.int32(len(content))))
     content = content if first() else np.zeros(length, np.uint8)

@@ -93,31 +93,42 @@ def run_one(
         if summary is None:
             with ambient(config.run.mesh):
                 state, seconds = train(config, folder, data, started)
-                summary, diagnosis, log_w = evaluate(
+                found = evaluate(
                     config,
                     state.params,
                     data,
                     config.evaluation.eval_k,
                     config.evaluation.eval_images,
                 )
+            # The first process draws the pictures alone, on its own device.
             params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), state.params)
-
-            def save_results():
-                summary["seconds"] |= seconds
-                summary["train_bound"] = folder.metrics()[-1]["train_bound"]
-                summary["passes"] = config.schedule.total_passes(data.train.shape[1])
-                _save_diagnosis(folder, "test", diagnosis)
-                _save_arrays(folder, "log_weights.npy", np.save, log_w)
-                pictures(config, folder, data, params, summary, log_w)
-                folder.write("summary.json", summary)
-                return summary
-
-            summary = from_first(save_results)
+            summary = from_first(_save_results, config, folder, data, params, seconds, *found)
         elif not quiet:
             console.print("finished before; --overwrite discards and repeats it")
         if not quiet:
             print_summary(config, data, summary)
         return summary
+
+
+def _save_results(
+    config: Config,
+    folder: RunFolder,
+    data: Dataset,
+    params: iwae_jax.Params,
+    seconds: dict[str, float],
+    summary: dict[str, Any],
+    diagnosis: Diagnosis,
+    log_w: np.ndarray,
+) -> dict[str, Any]:
+    """Write the results of a run, and its summary last of all; return the summary."""
+    summary["seconds"] |= seconds
+    summary["train_bound"] = folder.metrics()[-1]["train_bound"]
+    summary["passes"] = config.schedule.total_passes(data.train.shape[1])
+    _save_diagnosis(folder, "test", diagnosis)
+    _save_arrays(folder, "log_weights.npy", np.save, log_w)
+    pictures(config, folder, data, params, summary, log_w)
+    folder.write("summary.json", summary)
+    return summary
 
 
 def _save_diagnosis(folder: RunFolder, name: str, diagnosis: Diagnosis) -> None:
@@ -305,7 +316,10 @@ def _tensorboard(config: Config, folder: RunFolder) -> Any:
 
 
 def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae_jax.Params]:
-    """The config, data and trained parameters of a finished run; a `UsageError` for another folder."""
+    """The config, data and trained parameters of a finished run; a `UsageError` for another folder.
+
+    The parameters lie on the devices of the ambient mesh.
+    """
     folder = RunFolder(path)
     saved, facts = folder.read("config.json"), folder.read("data.json")
     if saved is None or facts is None:
@@ -316,14 +330,17 @@ def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae
     config = config.replace(data_source=facts["source"], data_dir=data_dir)
     config.replace(after=None).check()  # the run that it started from may be gone
     jax.config.update("jax_default_matmul_precision", config.run.precision)
-    data = load_data(config)
-    return config, data, _last_state(path, data)[1].params
+    data = from_first(load_data, config)
+    return config, data, devices.everywhere(_last_state(path, data)[1].params)
 
 
 def evaluate_again(
     path: Path, k: int, images: int | None, seed: int | None, data_dir: str | None
 ) -> None:
-    """Evaluate the last checkpoint of a finished run; write the results into its folder."""
+    """Evaluate the last checkpoint of a finished run; write the results into its folder.
+
+    The ambient mesh cuts the work.
+    """
     config, data, params = restore_run(path, data_dir)
     folder = RunFolder(path)
     result, diagnosis, _ = evaluate(config, params, data, k, images, seed)
@@ -333,8 +350,12 @@ def evaluate_again(
     name = f"evaluation-k{k}"
     name += "" if images is None else f"-first{result['test_images']}"
     name += "" if seed is None else f"-seed{seed}"
-    _save_diagnosis(folder, name, diagnosis)
-    folder.write(f"{name}.json", result)
+
+    def save_results():
+        _save_diagnosis(folder, name, diagnosis)
+        folder.write(f"{name}.json", result)
+
+    from_first(save_results)
     print_summary(config, data, result)
     console.print(
         f"written: {folder.path / name}.json; log p(x) of each image is in the same folder"

@@ -18,6 +18,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from iwae_jax.checks import check_positive_int
 from iwae_jax.typing import Array, PyTree
 
+_LONGEST_WAIT = 7 * 24 * 3600 * 1000  # milliseconds; the death of a process ends the wait
+
 AXES = ("data", "sample", "replica")
 """The axes of a mesh: data of a batch, importance samples, runs of a sweep."""
 
@@ -149,11 +151,12 @@ def everywhere(tree: PyTree) -> PyTree:
 
 
 def meet(where: str) -> None:
-    """Wait until all processes are here; ``where`` is the same in each."""
+    """Wait until all processes are here, however long that takes; ``where`` is the same in each."""
     if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
+        from orbax.checkpoint import multihost
 
-        multihost_utils.sync_global_devices(where)
+        # Devices that wait for one another, as in JAX's own barrier, give up after 30 s on a CPU.
+        multihost.get_barrier_sync_fn()(key=where, timeout_ms=_LONGEST_WAIT)
 
 
 def to_host(array: Any) -> np.ndarray:
