@@ -41,7 +41,6 @@ calls = dict(
     rws=lambda p: slope(p, gradient="rws"),
     vimco=lambda p: slope(p, gradient="vimco"),
     resampled=lambda p: slope(p, gradient=iwae_jax.gradients.resampled(3, "dreg")),
-    sumo=lambda p: slope(p, objective="sumo"),
     epoch=epoch,
     log_likelihood=lambda p: iwae_jax.log_likelihood(p, X, KEY, k, chunk_size=3, batch_size=2),
     annealed=lambda p: iwae_jax.annealing.annealed_log_weights(
@@ -62,7 +61,7 @@ for name, call in calls.items():
 
 
 def test_many_devices_give_the_numbers_of_one():
-    assert len(run(SAME)) == 9
+    assert len(run(SAME)) == 8
 
 
 COST = """

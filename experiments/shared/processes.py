@@ -54,7 +54,7 @@ def _addresses(distributed: str) -> dict[str, Any]:
 def check_distributed(distributed: str | None) -> None:
     """Raise a `UsageError` if the value is not one of --distributed."""
     try:
-        sizes = _addresses(distributed or "auto")
+        sizes = _addresses("auto" if distributed is None else distributed)
         good = not sizes or (
             ":" in sizes["coordinator_address"]
             and 0 <= sizes["process_id"] < sizes["num_processes"]
