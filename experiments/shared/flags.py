@@ -41,12 +41,10 @@ Images = Annotated[int | None, optional("INT", "all")]
 class DeviceFlags:
     """The devices and processes."""
 
-    mesh: Annotated[str | None, optional("data=N,sample=M", "one device")] = None
-    """Cut batches over N groups of devices, and importance samples over the M devices of a group."""
-    distributed: Annotated[str | None, optional("auto|HOST:PORT,PROCESSES,ID", "one process")] = (
-        None
-    )
-    """Start as one of several processes. auto: ask Slurm, Kubernetes, Open MPI or the TPU."""
+    mesh: Annotated[str | None, optional("SIZES")] = None
+    """Devices: data=4,sample=2 cuts batches in 4 and k in 2."""
+    distributed: Annotated[str | None, optional("WHERE")] = None
+    """Processes: auto (Slurm ..), or HOST:PORT,PROCESSES,ID."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""

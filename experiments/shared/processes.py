@@ -26,6 +26,7 @@ def start(distributed: str | None) -> None:
       distributed: None; or "auto", so that JAX asks Slurm, Kubernetes, Open MPI or the TPU; or
         "HOST:PORT,PROCESSES,ID".
     """
+    check_distributed(distributed)
     if distributed is None or jax.distributed.is_initialized():
         return
     # JAX's service for preemption would take SIGTERM from this process.

@@ -33,8 +33,10 @@ from iwae_jax.evaluation import Diagnosis
 
 def run_all(experiment: str, config: Config, started: float) -> int:
     """Run every combination of the swept values; return the exit status."""
-    config.check()
     start(config.run.distributed)
+    config.check()
+    with ambient(config.run.mesh):  # or an error before anything is written
+        pass
     data = from_first(load_data, config)
     runs = config.runs()
     folders = from_first(
