@@ -11,14 +11,15 @@ steps, chains and seed. The table has both estimates on the same images. Needs t
 iwae_jax[annealing]. A hundred images take about ten minutes on two cores.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from experiments.shared.annealing_run import anneal
 from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
 from experiments.shared.config import parse
-from experiments.shared.flags import FinishedRun, group
+from experiments.shared.flags import DeviceFlags, FinishedRun, group
+from experiments.shared.processes import ambient, start
 
 
 @dataclass(frozen=True)
@@ -41,25 +42,31 @@ class Arguments:
     seed: int = 0
     """Seed of the chains."""
 
+    devices: Annotated[DeviceFlags, group("devices")] = field(default_factory=DeviceFlags)
+
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_least(self, images=2, simulated=2, chains=2, steps=1, leapfrog=1)
         check_seeds(self.seed)
         self.run.check()
+        self.devices.check()
 
 
 def main() -> int:
     """Anneal; return the exit status."""
     a = parse(Arguments, "python -m experiments.annealing", __doc__ or "")
     a.check()
-    anneal(
-        a.run.run_dir,
-        a.run.data_dir,
-        images=a.images,
-        simulated=a.simulated,
-        seed=a.seed,
-        path={"chains": a.chains, "steps": a.steps, "leapfrog": a.leapfrog, "start": a.start},
-    )
+    path = {"chains": a.chains, "steps": a.steps, "leapfrog": a.leapfrog, "start": a.start}
+    start(a.devices.distributed)
+    with ambient(a.devices.mesh):
+        anneal(
+            a.run.run_dir,
+            a.run.data_dir,
+            images=a.images,
+            simulated=a.simulated,
+            seed=a.seed,
+            path=path,
+        )
     return 0
 
 

@@ -7,13 +7,14 @@ The files of the run itself do not change. --seed draws other importance samples
 pixels: the NLLs of several seeds differ by their Monte Carlo errors.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
 from experiments.shared.config import Precision, parse
-from experiments.shared.flags import FinishedRun, Images, group, optional
+from experiments.shared.flags import DeviceFlags, FinishedRun, Images, group, optional
+from experiments.shared.processes import ambient, start
 from experiments.shared.runner import evaluate_again
 
 
@@ -31,18 +32,23 @@ class Arguments:
     seed: Annotated[int | None, optional("INT", "the samples of the run's own evaluation")] = None
     """Seed of the importance samples."""
 
+    devices: Annotated[DeviceFlags, group("devices")] = field(default_factory=DeviceFlags)
+
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_least(self, k=1, images=1)
         check_seeds(self.seed)
         self.run.check()
+        self.devices.check()
 
 
 def main() -> int:
     """Evaluate; return the exit status."""
     a = parse(Arguments, "python -m experiments.evaluate", __doc__ or "")
     a.check()
-    evaluate_again(a.run.run_dir, a.k, a.images, a.seed, a.run.data_dir, a.precision)
+    start(a.devices.distributed)
+    with ambient(a.devices.mesh):
+        evaluate_again(a.run.run_dir, a.k, a.images, a.seed, a.run.data_dir, a.precision)
     return 0
 
 

@@ -96,6 +96,12 @@ def test_the_notebook_lines_of_the_first_page():
     assert names["values"].mean() > before.mean()
 
 
+def test_the_notebook_lines_of_the_page_of_devices():
+    names = run_page("docs/devices.md")
+    assert names["log_p"].shape == (10,)
+    assert names["bounds"].shape == (4, 5)
+
+
 def test_the_notebook_lines_of_the_how_to(monkeypatch, quick_init):
     """Each bound and the annealing are traced, not compiled: `asked` has what each one was asked."""
     import iwae_jax

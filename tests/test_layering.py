@@ -18,6 +18,7 @@ RANKS = {
     "models.networks": 2,
     "data.mat": 1,
     "protocol": 2,
+    "devices": 2,
     "objectives.base": 2,
     "models.likelihoods": 3,
     "models.priors": 3,
@@ -122,7 +123,8 @@ def test_a_room_imports_only_rooms_of_lower_rank(room):
 def test_experiments_import_only_the_public_package():
     public = {
         *("data", "evaluation", "evaluation.annealing", "evaluation.latents", "gradients"),
-        *("models", "objectives", "training", "training.checkpoints", "training.recipes"),
+        *("devices", "models", "objectives", "training", "training.checkpoints"),
+        "training.recipes",
     }
     for file in (ROOT / "experiments").rglob("*.py"):
         rooms = rooms_in(imported(file))
@@ -147,6 +149,7 @@ SHARED_RANKS = {
     "checks": 1,
     "files": 1,
     "saved": 1,
+    "processes": 1,
     "parsing": 2,
     "drawing": 2,
     "flags": 3,

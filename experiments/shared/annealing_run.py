@@ -12,10 +12,11 @@ from experiments.shared.datasets import data_caption, data_facts, observations
 from experiments.shared.display import Display, console, counted, print_table, warn
 from experiments.shared.errors import UsageError
 from experiments.shared.folders import RunFolder
+from experiments.shared.processes import from_first
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
 from experiments.shared.saved import read_arrays
-from iwae_jax import annealing, evaluation
+from iwae_jax import annealing, devices, evaluation
 
 BLOCK = 10  # images, or simulated data, at a time
 
@@ -74,23 +75,27 @@ def anneal(
     }
     chains, steps, start = path["chains"], path["steps"], path["start"]
     name = f"annealing-{start}-{steps}x{chains}-seed{seed}"
-    folder.write(f"{name}.json", results)
-    plots.annealing(
-        folder.path / f"{name}.png",
-        sampled.log_likelihood,
-        annealed.log_likelihood,
-        annealed.standard_error,
-        gaps,
-        k,
-        data_caption(
-            config,
-            data,
-            config.name,
-            f"test split, first {counted(count, 'image')}",
-            f"AIS from the {start}, {counted(steps, 'step')}, {counted(chains, 'chain')}",
-            "right: data drawn from the model",
-        ),
-    )
+
+    def save_results():
+        folder.write(f"{name}.json", results)
+        plots.annealing(
+            folder.path / f"{name}.png",
+            sampled.log_likelihood,
+            annealed.log_likelihood,
+            annealed.standard_error,
+            gaps,
+            k,
+            data_caption(
+                config,
+                data,
+                config.name,
+                f"test split, first {counted(count, 'image')}",
+                f"AIS from the {start}, {counted(steps, 'step')}, {counted(chains, 'chain')}",
+                "right: data drawn from the model",
+            ),
+        )
+
+    from_first(save_results)
     print_table(
         f"{config.name}: {counted(count, 'test image')} of {data.name} from {data.source}, nats",
         ("", "mean", "standard error"),
@@ -127,7 +132,7 @@ def _annealed(params: Any, x: Any, key: Any, path: dict[str, Any]) -> evaluation
             some = slice(start, start + BLOCK)
             log_w = annealing.annealed_log_weights(params, x[some], keys[some], **path)
             display.wait(log_w, units=log_w.shape[1])
-            found.append(evaluation.diagnose(np.asarray(log_w)))
+            found.append(evaluation.diagnose(log_w))
             nll = -np.mean(np.concatenate([f.log_likelihood for f in found]))
             display.advance(f"NLL {nll:.2f}", 1, log_w.shape[1])
     return evaluation.Diagnosis(*map(np.concatenate, zip(*found, strict=True)))
@@ -141,6 +146,6 @@ def _gaps(params: Any, simulated: int, key: Any, path: dict[str, Any]) -> np.nda
             number = min(BLOCK, simulated - start)
             pair = annealing.bidirectional(params, jax.random.fold_in(key, start), number, **path)
             display.wait(pair, units=number)
-            gaps.append(np.asarray(pair.upper) - np.asarray(pair.lower))
+            gaps.append(devices.to_host(pair.upper) - devices.to_host(pair.lower))
             display.advance(f"gap {np.mean(np.concatenate(gaps)):.3f}", 1, number)
     return np.concatenate(gaps).astype(np.float64)

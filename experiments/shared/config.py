@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from experiments.shared.bound import BoundFlags, Parameters, route_of_theta
 from experiments.shared.checks import check_given, check_least, check_seeds, in_flags
 from experiments.shared.errors import UsageError
-from experiments.shared.flags import SWITCH, DataFlags, Images, group, optional
+from experiments.shared.flags import SWITCH, DataFlags, DeviceFlags, Images, group, optional
 from experiments.shared.network import NetworkFlags
 from experiments.shared.parsing import parse
 from experiments.shared.saved import check_values
@@ -32,6 +32,8 @@ INCIDENTAL = (
     "overwrite",
     "checkpoint_seconds",
     "tensorboard",
+    "mesh",
+    "distributed",
     "after",  # data.json identifies that run
 )
 """Fields that do not change the result: a run resumes whatever their values."""
@@ -74,7 +76,7 @@ class EvaluationFlags:
 
 
 @dataclass(frozen=True)
-class RunFlags:
+class RunFlags(DeviceFlags):
     """The run and its folder."""
 
     seed: tuple[int, ...] = (0,)
@@ -94,6 +96,7 @@ class RunFlags:
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
+        super().check()
         check_given(self, "seed")
         check_seeds(*self.seed)
         if not self.checkpoint_seconds >= 0:

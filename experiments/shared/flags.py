@@ -10,6 +10,7 @@ import tyro
 from experiments.shared.checks import check_folder
 from experiments.shared.errors import UsageError
 from experiments.shared.files import check_writable
+from experiments.shared.processes import check_distributed, sizes_of
 
 DATASETS = Literal["mnist", "binarized_mnist", "omniglot", "digits"]
 
@@ -35,6 +36,21 @@ SWITCH = tyro.conf.arg(help_behavior_hint="")
 """A flag without a value. --help shows no default."""
 
 Images = Annotated[int | None, optional("INT", "all")]
+
+
+@dataclass(frozen=True)
+class DeviceFlags:
+    """The devices and processes."""
+
+    mesh: Annotated[str | None, optional("SIZES")] = None
+    """Devices: data=4,sample=2 cuts batches in 4 and k in 2."""
+    distributed: Annotated[str | None, optional("WHERE")] = None
+    """Processes: auto (Slurm ..), or HOST:PORT,PROCESSES,ID."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        sizes_of(self.mesh)
+        check_distributed(self.distributed)
 
 
 @dataclass(frozen=True)

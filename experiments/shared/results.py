@@ -12,7 +12,7 @@ from experiments.shared.config import Config
 from experiments.shared.datasets import data_facts, observations
 from experiments.shared.display import Display
 from experiments.shared.errors import DivergedError
-from iwae_jax import evaluation, latents, objectives
+from iwae_jax import devices, evaluation, latents, objectives
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
 
@@ -55,6 +55,7 @@ def mean_bound(
     keys = iwae_jax.datum_keys(key, len(x))
     blocks = range(0, len(x), BLOCK)
     values = [training_bound(config, params, x[i : i + BLOCK], keys[i : i + BLOCK]) for i in blocks]
+    values = [devices.to_host(value) for value in values]
     return float(np.mean(np.concatenate(values), dtype=np.float64))
 
 
@@ -99,7 +100,7 @@ def evaluate(
         for some, log_w in weight_blocks(params, x, datum_keys, k, display):
             bound = training_bound(config, params, x[some], datum_keys[some])
             display.wait(bound)
-            bounds.append(bound)
+            bounds.append(devices.to_host(bound))
             found.append(evaluation.diagnose(log_w))
             if some.start < STORED:
                 stored.append(log_w[:, : STORED - some.start])
@@ -141,7 +142,7 @@ def weight_blocks(
         some = slice(start, start + block)
         computed = iwae_jax.log_weights(params, x[some], keys[some], k)
         display.wait(computed)
-        log_w = np.asarray(computed)
+        log_w = devices.to_host(computed)
         bad = np.flatnonzero(~np.isfinite(log_w.max(axis=0)))
         if bad.size:
             raise DivergedError(f"log p(x) of test image {start + int(bad[0])} is not finite.")
@@ -192,8 +193,8 @@ def _without_inactive(
         return {"without_inactive": {"removed": removed}}
     some = slice(0, PRUNED_IMAGES)
     pruned = latents.without_units(params, keep)
-    log_p = np.asarray(iwae_jax.log_likelihood(pruned, x[some], keys[some], k), np.float64)
-    difference = diagnosis.log_likelihood[some] - log_p
+    log_p = devices.to_host(iwae_jax.log_likelihood(pruned, x[some], keys[some], k))
+    difference = diagnosis.log_likelihood[some] - log_p.astype(np.float64)
     return {
         "without_inactive": {
             "removed": removed,

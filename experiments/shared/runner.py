@@ -1,5 +1,6 @@
 """Train and evaluate one run, or a sweep of them, in resumable run folders."""
 
+import contextlib
 import hashlib
 import io
 import json
@@ -20,11 +21,12 @@ from experiments.shared.display import Display, console, counted, warn
 from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.files import write_atomically
 from experiments.shared.folders import RunFolder, former_name
+from experiments.shared.processes import ambient, first, from_first, start
 from experiments.shared.results import Keys, evaluate, mean_bound
 from experiments.shared.run_pictures import pictures
 from experiments.shared.stopping import held
 from experiments.shared.summary import print_summary
-from iwae_jax import TrainState, checkpoints, models
+from iwae_jax import TrainState, checkpoints, devices, models
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
 from iwae_jax.training import Recipe
@@ -32,10 +34,15 @@ from iwae_jax.training import Recipe
 
 def run_all(experiment: str, config: Config, started: float) -> int:
     """Run every combination of the swept values; return the exit status."""
+    start(config.run.distributed)
     config.check()
-    data = load_data(config)
+    with ambient(config.run.mesh):  # or an error before anything is written
+        pass
+    data = from_first(load_data, config)
     runs = config.runs()
-    folders = [RunFolder.of(config.run.out_dir, experiment, run) for run in runs]
+    folders = from_first(
+        lambda: [RunFolder.of(config.run.out_dir, experiment, run) for run in runs]
+    )
     console.print(
         f"{config.data.dataset} from {data.source} ({data.origin}): {len(data.train):,} training, "
         f"{len(data.validation):,} held-out, {counted(len(data.test), 'test image')}"
@@ -73,26 +80,27 @@ def run_one(
     Returns:
       The summary of the run. It is printed unless ``quiet``.
     """
-    recipe = config.recipe(len(data.train))
-    with folder.locked():
-        folder.open(config.replace(data_source=data.source), run_facts(config, data))
-        if not quiet:
-            console.print(f"{config.name} in {folder.path}", style="bold")
-            console.print(_in_words(recipe, config.bound.k[0]))
-        summary = folder.read("summary.json")
+    with contextlib.ExitStack() as lock:
+
+        def open_folder():
+            lock.enter_context(folder.locked())
+            folder.open(config.replace(data_source=data.source), run_facts(config, data))
+            if not quiet:
+                console.print(f"{config.name} in {folder.path}", style="bold")
+                console.print(_in_words(config.recipe(len(data.train)), config.bound.k[0]))
+            return folder.read("summary.json")
+
+        summary = from_first(open_folder)
         if summary is None:
-            state, seconds = train(config, folder, data, started)
-            params = _for_evaluation(config, state.params)
-            summary, diagnosis, log_w = evaluate(
-                config, params, data, config.evaluation.eval_k, config.evaluation.eval_images
-            )
-            summary["seconds"] |= seconds
-            summary["train_bound"] = folder.metrics()[-1]["train_bound"]
-            summary |= {"passes": recipe.passes, "recipe": recipe.facts()}
-            _save_diagnosis(folder, "test", diagnosis)
-            _save_arrays(folder, "log_weights.npy", np.save, log_w)
-            pictures(config, folder, data, params, summary, log_w)
-            folder.write("summary.json", summary)
+            with ambient(config.run.mesh):
+                state, seconds = train(config, folder, data, started)
+                params = _for_evaluation(config, state.params)
+                found = evaluate(
+                    config, params, data, config.evaluation.eval_k, config.evaluation.eval_images
+                )
+            # The first process draws the pictures alone, on its own device.
+            params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf)), params)
+            summary = from_first(_save_results, config, folder, data, params, seconds, *found)
         elif not quiet:
             console.print("finished before; --overwrite discards and repeats it")
         if not quiet:
@@ -115,6 +123,28 @@ def _for_evaluation(config: Config, params: iwae_jax.Params) -> iwae_jax.Params:
     precision = config.evaluation.eval_precision
     changed = isinstance(params.model, iwae_jax.ModelConfig) and params.model.precision != precision
     return models.in_precision(params, precision) if changed else params
+
+
+def _save_results(
+    config: Config,
+    folder: RunFolder,
+    data: Dataset,
+    params: iwae_jax.Params,
+    seconds: dict[str, float],
+    summary: dict[str, Any],
+    diagnosis: Diagnosis,
+    log_w: np.ndarray,
+) -> dict[str, Any]:
+    """Write the results of a run, and its summary last of all; return the summary."""
+    recipe = config.recipe(len(data.train))
+    summary["seconds"] |= seconds
+    summary["train_bound"] = folder.metrics()[-1]["train_bound"]
+    summary |= {"passes": recipe.passes, "recipe": recipe.facts()}
+    _save_diagnosis(folder, "test", diagnosis)
+    _save_arrays(folder, "log_weights.npy", np.save, log_w)
+    pictures(config, folder, data, params, summary, log_w)
+    folder.write("summary.json", summary)
+    return summary
 
 
 def _save_diagnosis(folder: RunFolder, name: str, diagnosis: Diagnosis) -> None:
@@ -194,18 +224,18 @@ def train(
     keys = Keys.of(config)
     recipe, count, (k,) = config.recipe(len(data.train)), len(data.train), config.bound.k
     total = recipe.passes
-    state = initial_state(config, data)
+    state = devices.everywhere(initial_state(config, data))
     schedule = recipe.learning_rate(-(-count // recipe.batch_size))
-    images = jnp.asarray(data.train)
+    images = devices.everywhere(jnp.asarray(data.train))
     held_out = observations(config, data, data.validation, keys.held_out_pixels)
-    board = _tensorboard(config, folder)
+    board = _tensorboard(config, folder) if first() else None
     saved = checkpoints.Checkpoints(folder.checkpoints)
     done = 0
     restored = _restore(saved, state)
     if restored is not None:
         done, state = restored
         console.print(f"resumed after pass {done} of {total}")
-    folder.keep_metrics(done)
+    from_first(folder.keep_metrics, done)
     seconds = {"training_this_time": 0.0}
     begun = last_saved = time.monotonic()
     with Display("training", total, done=done, unit="pass") as display:
@@ -246,11 +276,7 @@ def train(
                 "source": data.source,
             }
             with held():
-                folder.add_metrics(line)
-                if (
-                    number == total
-                    or time.monotonic() - last_saved >= config.run.checkpoint_seconds
-                ):
+                if from_first(_is_due, folder, line, config, number == total, last_saved):
                     saved.save(number, state)
                     last_saved = time.monotonic()
             if board is not None:
@@ -262,6 +288,14 @@ def train(
     if board is not None:
         board.close()
     return state, seconds
+
+
+def _is_due(
+    folder: RunFolder, line: dict[str, Any], config: Config, at_end: bool, last_saved: float
+) -> bool:
+    """Write the numbers of a pass; return whether a checkpoint is due."""
+    folder.add_metrics(line)
+    return at_end or time.monotonic() - last_saved >= config.run.checkpoint_seconds
 
 
 def _restore(saved: checkpoints.Checkpoints, state: TrainState) -> tuple[int, TrainState] | None:
@@ -302,7 +336,10 @@ def _tensorboard(config: Config, folder: RunFolder) -> Any:
 
 
 def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae_jax.Params]:
-    """The config, data and trained parameters of a finished run; a `UsageError` for another folder."""
+    """The config, data and trained parameters of a finished run; a `UsageError` for another folder.
+
+    The parameters lie on the devices of the ambient mesh.
+    """
     folder = RunFolder(path)
     saved, facts = folder.read("config.json"), folder.read("data.json")
     if saved is None or facts is None:
@@ -312,8 +349,8 @@ def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae
     data_dir = data_dir or (config.data.data_dir if from_files else None)
     config = config.replace(data_source=facts["source"], data_dir=data_dir)
     config.replace(after=None).check()  # the run that it started from may be gone
-    data = load_data(config)
-    params = _last_state(path, data)[1].params
+    data = from_first(load_data, config)
+    params = devices.everywhere(_last_state(path, data)[1].params)
     return config, data, _for_evaluation(config, params)
 
 
@@ -325,7 +362,10 @@ def evaluate_again(
     data_dir: str | None,
     precision: str = "float32",
 ) -> None:
-    """Evaluate the last checkpoint of a finished run; write the results into its folder."""
+    """Evaluate the last checkpoint of a finished run; write the results into its folder.
+
+    The ambient mesh cuts the work.
+    """
     config, data, params = restore_run(path, data_dir)
     config = config.replace(eval_precision=precision)
     params = _for_evaluation(config, params)
@@ -338,8 +378,12 @@ def evaluate_again(
     name += "" if images is None else f"-first{result['test_images']}"
     name += "" if seed is None else f"-seed{seed}"
     name += "" if precision == "float32" else f"-{precision}"
-    _save_diagnosis(folder, name, diagnosis)
-    folder.write(f"{name}.json", result)
+
+    def save_results():
+        _save_diagnosis(folder, name, diagnosis)
+        folder.write(f"{name}.json", result)
+
+    from_first(save_results)
     print_summary(config, data, result)
     console.print(
         f"written: {folder.path / name}.json; log p(x) of each image is in the same folder"

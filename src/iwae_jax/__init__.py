@@ -9,7 +9,8 @@
 Everything passes through the log importance weights, `log_weights`. See docs/design.md.
 """
 
-from iwae_jax import data, evaluation, gradients, models, objectives, training
+from iwae_jax import data, devices, evaluation, gradients, models, objectives, training
+from iwae_jax.devices import mesh
 from iwae_jax.evaluation import annealing, latents, log_likelihood
 from iwae_jax.evaluation.latents import active_units
 from iwae_jax.gradients import bound
@@ -31,6 +32,7 @@ __all__ = [
     "checkpoints",
     "data",
     "datum_keys",
+    "devices",
     "encode",
     "evaluation",
     "gradients",
@@ -38,6 +40,7 @@ __all__ = [
     "latents",
     "log_likelihood",
     "log_weights",
+    "mesh",
     "models",
     "objectives",
     "reconstruct",

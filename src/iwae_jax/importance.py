@@ -7,12 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_memory, check_positive_int
+from iwae_jax.devices import cut, cut_over
 from iwae_jax.noise import Noise, check_noise, normal_noise, sobol_points
 from iwae_jax.protocol import Params, flatten_batch
 from iwae_jax.typing import Array, Float, Int, Key, Observations
 
 CHUNK = 50
-"""Samples of each datum that are computed together where weights are streamed."""
+"""Samples of each datum that a device computes together where weights are streamed."""
 
 BLOCK = 2
 """(datum, sample) pairs for each datum that are computed together where counts differ."""
@@ -102,8 +103,16 @@ def sampled_log_weights(
 ) -> Float[Array, "m n"]:
     """Log-weights of the samples numbered ``samples``, [m] or [n, m], of each datum, unchecked."""
     one = partial(datum_log_weights, **options)
+    data, keys, samples = cut_pairs(data, keys, samples)
     own = 0 if samples.ndim == 2 else None
-    return jax.vmap(one, in_axes=(None, 0, 0, own), out_axes=1)(params, data, keys, samples)
+    log_w = jax.vmap(one, in_axes=(None, 0, 0, own), out_axes=1)(params, data, keys, samples)
+    return cut(log_w, "sample", "data")
+
+
+def cut_pairs(data: Array, keys: Array, samples: Array) -> tuple[Array, Array, Array]:
+    """Data, their keys, and samples numbered [m] or [n, m], cut over the ambient mesh."""
+    axes = ("data", "sample")[2 - samples.ndim :]
+    return cut(data, "data"), cut(keys, "data"), cut(samples, *axes)
 
 
 def datum_log_weights(
@@ -150,9 +159,10 @@ def streamed_log_weights(
     params: Params, data: Float[Array, "n *data"], keys: Key[Array, " n"], k: int, **options: Any
 ) -> Float[Array, "k n"]:
     """The log-weights of samples 0 .. k-1 of each datum, at most `CHUNK` at a time."""
-    if k <= CHUNK:
+    largest = CHUNK * cut_over("sample")
+    if k <= largest:
         return sampled_log_weights(params, data, keys, jnp.arange(k), **options)
-    size = -(-k // -(-k // CHUNK))  # of chunks of one size, so that few samples are thrown away
+    size = -(-k // -(-k // largest))  # of chunks of one size, so that few samples are thrown away
 
     def chunk(start):
         return sampled_log_weights(params, data, keys, start + jnp.arange(size), **options)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from iwae_jax.checks import check_key, check_positive_int
+from iwae_jax.devices import cut_over, each_on_its_own
 from iwae_jax.objectives.logspace import log_mean_exp
 from iwae_jax.protocol import Params, check_density, datum_keys, flatten_batch, model_of, other_key
 from iwae_jax.typing import Array, Float, Key, Observations
@@ -67,7 +68,7 @@ def annealed_log_weights(
         joint density.
       start: ``"posterior"``, q(z | x), or ``"prior"``, p(z). For the prior, the model must offer
         ``sample_prior`` and ``log_conditional``; the estimate then does not depend on q.
-      batch_size: the number of data that are annealed at a time.
+      batch_size: the number of data that are annealed at a time; on each device of a mesh.
 
     Returns:
       Log-weights in nats.
@@ -136,7 +137,7 @@ def bidirectional(
       steps: the number of values of beta, as for `annealed_log_weights`.
       leapfrog: the number of integrator steps in a transition.
       start: ``"posterior"`` or ``"prior"``, as for `annealed_log_weights`.
-      batch_size: the number of data that are annealed at a time.
+      batch_size: the number of data that are annealed at a time; on each device of a mesh.
 
     Returns:
       A `Sandwich`.
@@ -267,16 +268,23 @@ class _Path:
         return sizes[_WARM:]
 
 
-def _over_data(one: Any, data: Any, batch_size: int) -> Array:
-    """Map a function of one datum, which returns [chains], over the data: [chains, n]."""
-    return jax.lax.map(one, data, batch_size=batch_size).T
+def _over_data(
+    one: Any, params: Params, data: Any, chains: int, betas: Array, batch_size: int
+) -> Array:
+    """``one(params, betas, numbers, datum)``, [chains], for each datum: [chains, n]."""
+
+    def work(whole, data, numbers, total):
+        del total  # chains do not meet
+        return jax.lax.map(partial(one, *whole, numbers), data, batch_size=batch_size).T
+
+    devices = cut_over("sample")
+    numbers = jnp.arange(-(-chains // devices) * devices)
+    return each_on_its_own(work, ("sample", "data"), (params, betas), data, numbers)[:chains]
 
 
 @partial(jax.jit, static_argnums=(3, 4, 5, 6, 7))
 def _annealed(params, data, keys, chains, start, steps, leapfrog, batch_size):
-    betas = _betas(steps)
-
-    def one(datum):
+    def one(params, betas, numbers, datum):
         x, key = datum
         path = _Path(params, x, key, start, leapfrog)
         sizes = path.step_sizes(other_key(key, _PILOT), betas)
@@ -296,16 +304,14 @@ def _annealed(params, data, keys, chains, start, steps, leapfrog, batch_size):
             (_, log_w), _ = jax.lax.scan(step, (z, jnp.zeros_like(betas[0])), inputs)
             return log_w
 
-        return jax.vmap(chain)(jnp.arange(chains))
+        return jax.vmap(chain)(numbers)
 
-    return _over_data(one, (data, keys), batch_size)
+    return _over_data(one, params, (data, keys), chains, _betas(steps), batch_size)
 
 
 @partial(jax.jit, static_argnums=(4, 5, 6, 7, 8))
 def _annealed_back(params, data, z, keys, chains, start, steps, leapfrog, batch_size):
-    betas = _betas(steps)
-
-    def one(datum):
+    def one(params, betas, numbers, datum):
         x, z, key = datum
         path = _Path(params, x, key, start, leapfrog)
         sizes = path.step_sizes(other_key(key, _PILOT), betas)
@@ -325,9 +331,9 @@ def _annealed_back(params, data, z, keys, chains, start, steps, leapfrog, batch_
             (_, log_w), _ = jax.lax.scan(step, start_of, inputs, reverse=True)
             return log_w
 
-        return jax.vmap(chain)(jnp.arange(chains))
+        return jax.vmap(chain)(numbers)
 
-    return _over_data(one, (data, z, keys), batch_size)
+    return _over_data(one, params, (data, z, keys), chains, _betas(steps), batch_size)
 
 
 @jax.jit

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from iwae_jax.devices import to_host
 from iwae_jax.typing import ArrayLike
 
 PARETO_K_LIMIT = 0.7
@@ -58,7 +59,8 @@ class Diagnosis(NamedTuple):
 def diagnose(log_w: ArrayLike) -> Diagnosis:
     """Estimate log p(x) from log-weights, and measure how far to trust the estimate.
 
-    The computation runs on the host in float64, datum by datum.
+    The computation runs on the host in float64, datum by datum. Log-weights may be cut over devices and
+    processes.
 
     Args:
       log_w: log-weights of independent samples, [k, *batch], from `iwae_jax.log_weights` or
@@ -82,7 +84,7 @@ def diagnose(log_w: ArrayLike) -> Diagnosis:
       Kong, A note on importance sampling using standardized weights (1992); Efron and Stein, The
       jackknife estimate of variance (1981); Vehtari et al., Pareto smoothed importance sampling (2024).
     """
-    values = np.asarray(log_w, np.float64)
+    values = to_host(log_w).astype(np.float64)
     if values.ndim < 1 or not len(values):
         raise ValueError(f"Expected log_w of shape [k, ...], k at least 1, got {values.shape}.")
     if np.isnan(values).any() or np.isposinf(values).any():

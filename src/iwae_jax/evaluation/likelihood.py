@@ -7,6 +7,7 @@ import jax.core
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
+from iwae_jax.devices import cut_over, each_on_its_own
 from iwae_jax.importance import datum_log_weights, quasi_random
 from iwae_jax.noise import Noise
 from iwae_jax.protocol import Params, flatten_batch
@@ -36,8 +37,8 @@ def log_likelihood(
       x: observations, [*batch, *data].
       key: a typed JAX key, or one for each datum (see `datum_keys`).
       k: the number of importance samples.
-      chunk_size: the number of samples of a datum that are computed at a time.
-      batch_size: the number of data that are computed at a time.
+      chunk_size: the largest number of samples of a datum that are computed at a time.
+      batch_size: the number of data that are computed at a time; on each device of a mesh.
       noise: the kind of noise that the samples are made from, as for `log_weights`.
 
     Returns:
@@ -67,34 +68,51 @@ def log_likelihood(
 
 def _shard_count(data: Array) -> int:
     """The number of pieces into which devices cut the first axis; 1 where tracing hides the cut."""
+    if cut_over("data") > 1 or cut_over("sample") > 1:
+        return 1  # the ambient mesh cuts them
     sharding = jax.typeof(data).sharding if isinstance(data, jax.core.Tracer) else data.sharding
     return len(data) // sharding.shard_shape(data.shape)[0] if len(data) else 1
 
 
 @partial(jax.jit, static_argnames=("k", "chunk_size", "batch_size", "shards", "noise"))
 def _log_likelihood(params, data, keys, points, k, chunk_size, batch_size, shards, noise):
-    starts = jnp.arange(0, k, chunk_size)
+    # Chunks of one size, so that each device has as many, and few samples are thrown away.
+    devices = cut_over("sample")
+    steps = -((-k // devices) // chunk_size)
+    size = -(-k // (devices * steps))
+    starts = jnp.arange(devices * steps) * size
 
-    def one(datum):
-        x, key = datum
+    def work(params, data, starts, total):
+        def one(datum):
+            x, key = datum
 
-        def add_chunk(sums, start):
-            peak, total = sums
-            samples = start + jnp.arange(chunk_size)
-            log_w = datum_log_weights(params, x, key, samples, noise=noise, points=points)
-            log_w = jnp.where(samples < k, log_w, -jnp.inf)
-            new_peak = jnp.maximum(peak, jnp.max(log_w))
-            # The sum is relative to the largest weight so far, or to 1 while all weights are zero.
-            shift = jnp.where(jnp.isfinite(new_peak), new_peak, 0.0)
-            total = total * jnp.exp(peak - shift) + jnp.sum(jnp.exp(log_w - shift))
-            return (new_peak, total), None
+            def add_chunk(sums, start):
+                peak, sum_ = sums
+                samples = start + jnp.arange(size)
+                log_w = datum_log_weights(params, x, key, samples, noise=noise, points=points)
+                log_w = jnp.where(samples < k, log_w, -jnp.inf)
+                new_peak = jnp.maximum(peak, jnp.max(log_w))
+                shift = _shift(new_peak)
+                return (
+                    new_peak,
+                    sum_ * jnp.exp(peak - shift) + jnp.sum(jnp.exp(log_w - shift)),
+                ), None
 
-        zero = jnp.zeros_like(x.reshape(-1)[0])  # on the devices of x, like the sums
-        (peak, total), _ = jax.lax.scan(add_chunk, (zero - jnp.inf, zero), starts)
-        shift = jnp.where(jnp.isfinite(peak), peak, 0.0)
-        return jnp.log(total) + shift - jnp.log(float(k))
+            zero = jnp.zeros_like(x.reshape(-1)[0])  # on the devices of x, like the sums
+            return jax.lax.scan(add_chunk, (zero - jnp.inf, zero), starts)[0]
 
-    # Each device loops over its own data.
-    cut = jax.tree.map(lambda a: a.reshape(shards, -1, *a.shape[1:]), (data, keys))
-    loop = partial(jax.lax.map, one, batch_size=max(1, batch_size // shards))
-    return jax.vmap(loop)(cut).reshape(len(data))
+        # Under explicit sharding or none, each device loops over its own data.
+        cut = jax.tree.map(lambda a: a.reshape(shards, -1, *a.shape[1:]), data)
+        loop = partial(jax.lax.map, one, batch_size=max(1, batch_size // shards))
+        own, sums = jax.tree.map(jnp.ravel, jax.vmap(loop)(cut))
+        peak = total(jax.lax.pmax, own)
+        shift = _shift(peak)
+        sums = total(jax.lax.psum, sums * jnp.exp(own - shift))
+        return jnp.log(sums) + shift - jnp.log(float(k))
+
+    return each_on_its_own(work, ("data",), params, (data, keys), starts)
+
+
+def _shift(peak: Array) -> Array:
+    """The log-weight that sums are relative to: the largest, or 0 if all weights are zero."""
+    return jnp.where(jnp.isfinite(peak), peak, 0.0)

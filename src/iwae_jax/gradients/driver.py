@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from iwae_jax.gradients.estimator import Coefficients, Estimator, coefficients_of
-from iwae_jax.importance import sampled_log_weights
+from iwae_jax.importance import cut_pairs, sampled_log_weights
 from iwae_jax.objectives import Objective
 from iwae_jax.protocol import Params, over_samples
 from iwae_jax.typing import Array, Float, Key, PyTree
@@ -58,6 +58,7 @@ def forward(
     """
     if estimator.needs.reparameterised:
         check_reparameterised(str(estimator), params, data, keys)
+    data, keys, samples = cut_pairs(data, keys, samples)
     if routes.along == "log_w":
         log_w, pull = jax.vjp(
             lambda params: sampled_log_weights(

@@ -16,6 +16,7 @@ from jax import lax
 from jax.experimental.layout import Layout, with_layout_constraint
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
+from jax.sharding import AxisType
 
 from iwae_jax.typing import Array, Float
 
@@ -48,8 +49,17 @@ def affine(
       >>> affine(jnp.ones((3, 2)), jnp.ones((2, 1)), jnp.zeros(1), "bfloat16").tolist()
       [[2.0], [2.0], [2.0]]
     """
-    # Rows on several axes, each cut over devices, can't become one axis without a move of data.
-    one_axis = jax.sharding.get_abstract_mesh().empty
+    mesh = jax.sharding.get_abstract_mesh()
+    cut = {
+        (name, kind)
+        for (name, size), kind in zip(mesh.shape.items(), mesh.axis_types, strict=True)
+        if size > 1 and kind != AxisType.Manual
+    }
+    if any(kind == AxisType.Explicit for _, kind in cut):
+        # Only JAX's own rules know how the results of a product are cut.
+        return _affine(x, kernel, bias, precision=precision, one_axis=False)
+    # Where samples are cut as well as data, one axis of rows would move data between devices.
+    one_axis = all(name == "data" for name, _ in cut)
     return _affine_p.bind(x, kernel, bias, precision=precision, one_axis=one_axis)
 
 
@@ -100,7 +110,11 @@ def _pull_back(y_bar, x, kernel, x_dot, kernel_dot, bias_dot, *, precision, one_
             kernel_bar = _product(others, narrow, axes, axes, b, precision)
         kernel_bar = kernel_bar.astype(x.dtype)
     if wanted[2]:
-        bias_bar = jnp.sum(narrow.astype(y_bar.dtype), axis=axes)
+        # A product with ones: XLA's CPU backend may cut a sum otherwise in another process.
+        wide = narrow.astype(y_bar.dtype)
+        ones = jnp.ones((*wide.shape[:-1], 1), wide.dtype)
+        bias_bar = _product(ones, wide, axes, axes, b, "float32")
+        bias_bar = bias_bar.reshape(*wide.shape[:b], wide.shape[-1])
     return None, None, x_bar, kernel_bar, bias_bar
 
 

@@ -3,6 +3,9 @@
 A killed process leaves no half-written checkpoint: Orbax writes to a temporary folder, and the next
 save removes it. Orbax does not detect a number that changes on the disk afterwards. Therefore `Checkpoints`
 writes a digest of the files, last of all, and checks it before a checkpoint is restored.
+
+Where there are several processes, all of them save and restore together, in one folder that all of them
+see. A checkpoint does not depend on their number: it is restored onto the devices of the template.
 """
 
 import hashlib
@@ -14,6 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+
+from iwae_jax.devices import meet
 
 State = TypeVar("State")
 
@@ -65,7 +70,7 @@ class Checkpoints:
     def save(self, step: int, state: object) -> None:
         """Write a pytree of arrays under a number, and delete the oldest checkpoints.
 
-        A checkpoint that has this number already is replaced.
+        A checkpoint that has this number already is replaced. Each process writes a part.
 
         Args:
           step: the number of the checkpoint.
@@ -85,7 +90,9 @@ class Checkpoints:
             )
         if self._writer is None:
             self._writer = self._open(create=True, cleanup_tmp_directories=True)
-        if (self.folder / str(step)).exists():
+        there = (self.folder / str(step)).exists()
+        meet("Checkpoints.save: looked")  # before another process deletes it
+        if there:
             self._delete(step)
         arguments = self._ocp.args.StandardSave(_named_leaves(state))
         try:
@@ -95,9 +102,12 @@ class Checkpoints:
             raise OSError(
                 f"Expected to write the checkpoint {self.folder / str(step)}, got: {text}"
             ) from error
-        partial = self.folder / "digest.partial"
-        partial.write_text(_digest(self.folder / str(step)))
-        partial.replace(self._digest_file(step))
+        meet("Checkpoints.save: written")
+        if jax.process_index() == 0:
+            partial = self.folder / "digest.partial"
+            partial.write_text(_digest(self.folder / str(step)))
+            partial.replace(self._digest_file(step))
+        meet("Checkpoints.save: digested")
         # Not CheckpointManager's max_to_keep, which deletes before the digest is written: a kill in
         # between would leave no checkpoint to restore.
         older = sorted(number for number in self._writer.all_steps() if number < step)
@@ -113,7 +123,8 @@ class Checkpoints:
         process was killed before it wrote the digest.
 
         Args:
-          template: a pytree with the structure, shapes and dtypes of the saved one.
+          template: a pytree with the structure, shapes and dtypes of the saved one. Its arrays say on
+            which devices the restored ones lie.
           former: a function from the name of a leaf to its name in an earlier version. It is called
             for each leaf whose own name the checkpoint lacks. The name of a leaf is its path,
             ``jax.tree_util.keystr``: ``"['weight']"``.
@@ -149,7 +160,9 @@ class Checkpoints:
             wanted = _named_leaves(template)
             names = _stored_names(path, wanted, stored, former)
             abstract = {
-                names[name]: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+                names[name]: jax.ShapeDtypeStruct(
+                    leaf.shape, leaf.dtype, sharding=getattr(leaf, "sharding", None)
+                )
                 for name, leaf in wanted.items()
             }
             try:

@@ -11,6 +11,7 @@ import optax
 
 from iwae_jax.checks import check_key, check_memory, check_observation, check_positive_int
 from iwae_jax.data.binarization import check_intensities, draw_pixels
+from iwae_jax.devices import copied
 from iwae_jax.gradients import DEFAULT, Estimator, bound, check_pair, named, samples_kept
 from iwae_jax.models import ModelConfig
 from iwae_jax.objectives import IWAE, Objective
@@ -146,7 +147,8 @@ def _step(
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = optimizer.update(grads, state.opt_state, params, **extra)
     params = optax.apply_updates(params, updates)
-    return replace(state, step=state.step + 1, params=params, opt_state=opt_state), values
+    new = replace(state, step=state.step + 1, params=params, opt_state=opt_state)
+    return copied(new), values
 
 
 def train_epoch(
@@ -255,7 +257,7 @@ def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objec
             x = draw_pixels(chosen, keys, maximum)
         real = None if count % batch_size == 0 else real
         state, values = _step(state, x, step_key, k, objective, gradient, real)
-        return state, jnp.mean(values, where=real)
+        return state, copied(jnp.mean(values, where=real))
 
     return jax.lax.scan(body, state, (order, real))
 
