@@ -1,6 +1,7 @@
 """The programs of iwae_jax."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +57,7 @@ def likelihood(task: Task, *, precision: str = "float32") -> Program:
     """`log_likelihood` of all images."""
     params = with_precision(task.params, precision)
     x = jnp.asarray(task.images > 127, jnp.float32)
-    options = {"chunk_size": task.chunk, "batch_size": task.batch}
+    options: Any = {"chunk_size": task.chunk, "batch_size": task.batch}
 
     def run() -> None:
         jax.block_until_ready(
@@ -74,7 +75,7 @@ def sweep(task: Task, *, together: bool = False) -> Program:
     """A pass of each of several seeds: one after another, or all in one program with `jax.vmap`."""
     keys = jax.random.split(jax.random.key(3), task.seeds)
     images = jnp.asarray(task.images)
-    options = {"k": task.k, "batch_size": task.batch}
+    options: Any = {"k": task.k, "batch_size": task.batch}
     # One optimizer for all: another object would compile another program.
     first = state_of(task.params)
     states = [jax.tree.map(jnp.array, first) for _ in range(task.seeds)]

@@ -26,7 +26,7 @@ def svi_of(task: Task) -> tuple[Any, Any]:
     size = task.params.model.latent_sizes[top]
 
     def model(x: jax.Array) -> None:
-        weights = numpyro.param("p", start["p"])
+        weights: Any = numpyro.param("p", start["p"])
         with numpyro.plate("data", len(x)):
             prior: Any = distributions.Normal(jnp.zeros(size), 1.0).to_event(1)
             z: Any = numpyro.sample(f"z{top}", prior)
@@ -37,7 +37,7 @@ def svi_of(task: Task) -> tuple[Any, Any]:
             numpyro.sample("x", pixels, obs=x)
 
     def guide(x: jax.Array) -> None:
-        weights = numpyro.param("q", start["q"])
+        weights: Any = numpyro.param("q", start["q"])
         with numpyro.plate("data", len(x)):
             below: Any = x
             for layer, network in enumerate(weights):

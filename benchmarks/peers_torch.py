@@ -1,22 +1,19 @@
 """The programs of PyTorch: eager and compiled, in float32 and under bfloat16 autocast.
 
-One module runs whole batches, with the sample axis in front. The heads of a normal are one product. Noise
-needs no gradient. Log-weights are float32 in both precisions. A compiled program is either the loss with
+Noise needs no gradient. Log-weights are float32 in both precisions. A compiled program is either the loss with
 its gradient, followed by the fused Adam, or the whole step as one graph. Noise is drawn outside the compiled
 graphs, whose own random numbers took about a tenth longer on a CPU (PyTorch 2.13, L=1, k = 50, batch 20).
 """
 
-import itertools
 import math
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch  # pyright: ignore[reportMissingImports]
-from torch import nn  # pyright: ignore[reportMissingImports]
-from torch.nn import functional  # pyright: ignore[reportMissingImports]
 
 from benchmarks import machine
+from benchmarks.torch_model import Network, load
 from benchmarks.work import (
     EPSILON,
     RATE,
@@ -24,116 +21,14 @@ from benchmarks.work import (
     Program,
     Task,
     forward_flops,
-    networks,
     step_flops,
 )
-
-HEADS = ("mean", "log_scale")
 
 
 def use_all_cores() -> Any:
     """Use as many threads as there are cores; return the device."""
     torch.set_num_threads(machine.cores())
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def mlp(*sizes: int) -> Any:
-    """Linear layers with tanh between them; the last is linear."""
-    layers: list[Any] = []
-    for inputs, outputs in itertools.pairwise(sizes):
-        layers += [nn.Linear(inputs, outputs), nn.Tanh()]
-    return nn.Sequential(*layers[:-1])
-
-
-class Network(nn.Module):
-    """The model of a `ModelConfig`: `forward` gives the log-weights, [k, batch]."""
-
-    def __init__(self, config: Any):
-        super().__init__()
-        latents, hidden = config.latent_sizes, config.hidden_sizes
-        below = (math.prod(config.data_shape), *latents)
-        layers = range(len(latents))
-        self.posterior = nn.ModuleList([mlp(below[i], *hidden[i], 2 * latents[i]) for i in layers])
-        self.prior = nn.ModuleList(
-            [mlp(latents[i], *hidden[i][::-1], 2 * latents[i - 1]) for i in layers[1:]]
-        )
-        self.likelihood = mlp(latents[0], *hidden[0][::-1], below[0])
-        self.latent_sizes = latents
-
-    def forward(self, x: Any, noise: list[Any]) -> Any:
-        """The log-weights of data [batch, pixels] from noise, [k, batch, units] for each layer."""
-        log_w, z, below = 0.0, [], x
-        for network, normals in zip(self.posterior, noise, strict=True):
-            mean, log_scale = network(below).float().chunk(2, -1)
-            below = mean + log_scale.exp() * normals
-            z.append(below)
-            log_w = log_w + (0.5 * normals**2 + log_scale).sum(-1)
-        # The constants of log q and log p(z) cancel.
-        log_w = log_w - 0.5 * (z[-1] ** 2).sum(-1)
-        for layer, network in enumerate(self.prior):
-            mean, log_scale = network(z[layer + 1]).float().chunk(2, -1)
-            standardised = (z[layer] - mean) * (-log_scale).exp()
-            log_w = log_w - (0.5 * standardised**2 + log_scale).sum(-1)
-        logits = self.likelihood(z[0]).float()
-        nats = functional.binary_cross_entropy_with_logits(
-            logits, x.expand_as(logits), reduction="none"
-        )
-        return log_w - nats.sum(-1)
-
-    def draw(self, k: int, batch: int, device: Any) -> list[Any]:
-        """Standard normal noise for each layer."""
-        return [torch.randn(k, batch, size, device=device) for size in self.latent_sizes]
-
-
-def pairs(network: Network) -> list[tuple[tuple[Any, ...], Any, tuple[str, ...]]]:
-    """Each Sequential, with its place in the weights of `networks`, and its heads."""
-    found = [(("recognition", i), part, HEADS) for i, part in enumerate(network.posterior)]
-    found += [(("generative", "prior", i), part, HEADS) for i, part in enumerate(network.prior)]
-    return [*found, (("generative", "likelihood"), network.likelihood, ("logits",))]
-
-
-@torch.no_grad()
-def load(network: Network, params: Any) -> None:
-    """Copy the weights of `iwae_jax.Params` into the network."""
-    weights = networks({"generative": params.generative, "recognition": params.recognition})
-    for place, part, heads in pairs(network):
-        source = weights
-        for name in place:
-            source = source[name]
-        linear = [layer for layer in part if isinstance(layer, nn.Linear)]
-        for i, layer in enumerate(linear):
-            names = heads if i == len(linear) - 1 else (f"hidden_{i}",)
-            kernel = np.concatenate([source[name]["kernel"] for name in names], axis=1)
-            bias = np.concatenate([source[name]["bias"] for name in names])
-            layer.weight.copy_(torch.from_numpy(kernel.T.copy()))
-            layer.bias.copy_(torch.from_numpy(bias))
-
-
-@torch.no_grad()
-def dump(network: Network) -> dict[str, Any]:
-    """The network's weights in the form of `networks`, for `like_params`."""
-    prior: dict[int, Any] = {}
-    recognition: dict[int, Any] = {}
-    likelihood: dict[str, Any] = {}
-    for place, part, heads in pairs(network):
-        linear = [layer for layer in part if isinstance(layer, nn.Linear)]
-        entry: dict[str, Any] = {}
-        for i, layer in enumerate(linear):
-            names = heads if i == len(linear) - 1 else (f"hidden_{i}",)
-            kernels = np.split(layer.weight.cpu().numpy().T.copy(), len(names), axis=1)
-            biases = np.split(layer.bias.cpu().numpy().copy(), len(names))
-            for name, kernel, bias in zip(names, kernels, biases, strict=True):
-                entry[name] = {"kernel": kernel, "bias": bias}
-        if place[0] == "recognition":
-            recognition[place[1]] = entry
-        elif place[1] == "prior":
-            prior[place[2]] = entry
-        else:
-            likelihood = entry
-    return {
-        "generative": {"likelihood": likelihood, "prior": prior},
-        "recognition": recognition,
-    }
 
 
 def make(task: Task) -> tuple[Network, Any]:
@@ -166,8 +61,8 @@ class Trainer:
         self.data = torch.from_numpy(task.images).to(self.device)
         self.names = [name for name, _ in self.network.named_parameters()]
         self.whole = form == "whole step"
-        function = self._step if self.whole else self._loss
-        self.function = function if form == "eager" else torch.compile(function, dynamic=False)
+        function: Any = self._step if self.whole else self._loss
+        self.function: Any = function if form == "eager" else torch.compile(function, dynamic=False)
         self.start(rate)
 
     def start(self, rate: float = RATE) -> None:
@@ -210,6 +105,23 @@ class Trainer:
             weights[name].sub_(rate * (first / (1 - 0.9**count)) / scale)
         return value
 
+    def bounds(self, x: np.ndarray, repeats: int) -> np.ndarray:
+        """The bound as the timed function computes it; the weights stay as they are."""
+        torch.manual_seed(5)
+        data = torch.from_numpy(np.asarray(x, np.float32)).to(self.device)
+        values = []
+        for _ in range(repeats):
+            noise = self.network.draw(self.task.k, len(data), self.device)
+            if self.whole:  # it changes what it is given
+                weights = {n: p.clone() for n, p in self.weights.items()}
+                moments = tuple({n: p.clone() for n, p in m.items()} for m in self.moments)
+                count = self.count.clone()
+                value = self.function(weights, moments, count, self.rate, data, noise)
+            else:
+                value = self.function(data, noise)
+            values.append(-float(value.detach()))
+        return np.asarray(values)
+
     def run(self) -> None:
         """One pass."""
         task = self.task
@@ -232,7 +144,12 @@ def step(task: Task, *, form: str, bfloat16: bool = False) -> Program:
     """A pass of training."""
     trainer = Trainer(task, form=form, bfloat16=bfloat16)
     flops = step_flops(task.params.model, task.k, len(task.images))
-    return Program(trainer.run, partial(bounds_of, task, bfloat16), flops)
+
+    def bounds(x: np.ndarray, repeats: int) -> np.ndarray:
+        load(trainer.network, task.params)
+        return trainer.bounds(x, repeats)
+
+    return Program(trainer.run, bounds, flops)
 
 
 @torch.inference_mode()
@@ -249,18 +166,6 @@ def log_likelihood(network: Any, function: Any, x: Any, k: int, chunk: int, bflo
     return torch.logsumexp(torch.stack(parts), 0) - math.log(chunks * size)
 
 
-def bounds_of(task: Task, bfloat16: bool, x: np.ndarray, repeats: int) -> np.ndarray:
-    """L_k under several draws, averaged over data; with the weights of the task."""
-    network, device = make(task)
-    torch.manual_seed(5)
-    data = torch.from_numpy(np.asarray(x, np.float32)).to(device)
-    values = [
-        log_likelihood(network, network, data, task.k, task.chunk, bfloat16).mean()
-        for _ in range(repeats)
-    ]
-    return np.asarray([float(value) for value in values])
-
-
 def likelihood(task: Task, *, form: str, bfloat16: bool = False) -> Program:
     """L_k of all images."""
     network, device = make(task)
@@ -272,14 +177,23 @@ def likelihood(task: Task, *, form: str, bfloat16: bool = False) -> Program:
             log_likelihood(network, function, batch, task.k, task.chunk, bfloat16)
         wait(device)
 
+    def bounds(x: np.ndarray, repeats: int) -> np.ndarray:
+        torch.manual_seed(5)
+        data = torch.from_numpy(np.asarray(x, np.float32)).to(device)
+        values = [
+            log_likelihood(network, function, data, task.k, task.chunk, bfloat16).mean()
+            for _ in range(repeats)
+        ]
+        return np.asarray([float(value) for value in values])
+
     chunks = -(-task.k // task.chunk)
     flops = forward_flops(task.params.model, chunks * -(-task.k // chunks), len(x))
-    return Program(run, partial(bounds_of, task, bfloat16), flops)
+    return Program(run, bounds, flops)
 
 
 def sweep(task: Task) -> Program:
-    """A pass of each of several seeds, one after another, with one compiled loss."""
-    trainer = Trainer(task, form="compiled")
+    """A pass of each of several seeds, one after another, with one compiled step."""
+    trainer = Trainer(task, form="whole step")
 
     def run() -> None:
         for seed in range(task.seeds):
@@ -288,8 +202,12 @@ def sweep(task: Task) -> Program:
             trainer.start()
             trainer.run()
 
+    def bounds(x: np.ndarray, repeats: int) -> np.ndarray:
+        load(trainer.network, task.params)
+        return trainer.bounds(x, repeats)
+
     flops = task.seeds * step_flops(task.params.model, task.k, len(task.images))
-    return Program(run, partial(bounds_of, task, False), flops)
+    return Program(run, bounds, flops)
 
 
 STEP: dict[str, Build] = {
@@ -306,4 +224,4 @@ LIKELIHOOD: dict[str, Build] = {
     "torch bfloat16": partial(likelihood, form="eager", bfloat16=True),
     "torch.compile bfloat16": partial(likelihood, form="compiled", bfloat16=True),
 }
-SWEEP: dict[str, Build] = {"torch.compile": sweep}
+SWEEP: dict[str, Build] = {"torch.compile whole step": sweep}

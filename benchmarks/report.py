@@ -121,7 +121,7 @@ share is the program's products in operations a second (two for each multiply-ad
 counts as two forward passes, and a resampled one on m samples makes the step forward(k) + 3 forward(m)),
 relative to the best float32 rate of (m, 200) x (200, 784) and (m, 200) x (200, 200) in the same run, at
 the rows m in the table below. Compile time is the first call minus the median. Peak memory is the largest
-resident set of a process of its own. In a training step every program shuffles, draws the pixels of its
+resident set of a process of its own, which imports JAX (and the peer) and compiles. In a training step every program shuffles, draws the pixels of its
 batch and draws its noise; in an evaluation all use the same pixels."""
 
 
