@@ -116,13 +116,14 @@ TITLES = {
     "likelihood": "An image of L_k (k importance samples)",
     "sweep": "A sweep: one pass of each seed",
 }
-NOTES = """Times are medians with their range. Programs take turns; ratios pair the turns of a round. The
-share is the program's products in operations a second (two for each multiply-add; a full backward pass
-counts as two forward passes, and a resampled one on m samples makes the step forward(k) + 3 forward(m)),
-relative to the best float32 rate of (m, 200) x (200, 784) and (m, 200) x (200, 200) in the same run, at
-the rows m in the table below. Compile time is the first call minus the median. Peak memory is the largest
-resident set of a process of its own, which imports JAX (and the peer) and compiles. In a training step every program shuffles, draws the pixels of its
-batch and draws its noise; in an evaluation all use the same pixels."""
+NOTES = """Times are medians with their range. Programs take turns; ratios pair the turns of a
+round. The share is the program's products in operations a second (two for each multiply-add; a full
+backward pass counts as two forward passes, and a resampled one on m samples makes the step
+forward(k) + 3 forward(m)), relative to the best float32 rate of (m, 200) x (200, 784) and (m, 200)
+x (200, 200) in the same run, at the rows m in the table below. Compile time is the first call minus
+the median. Peak memory is the largest resident set of a process of its own, which imports JAX (and
+the peer) and compiles. In a training step every program shuffles, draws the pixels of its batch and
+draws its noise; in an evaluation all use the same pixels."""
 
 
 def markdown(result: Mapping[str, Any]) -> str:
