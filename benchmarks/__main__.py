@@ -11,6 +11,7 @@ Run it on an otherwise idle machine. It writes benchmarks.json and benchmarks.md
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from benchmarks.timing import in_turn
 from benchmarks.work import Program, Task, Unavailable
 
 WORK = Literal["step", "likelihood", "sweep", "time-to-nll"]
+Keep = Callable[[dict[str, Any]], Any]
 PEER = Literal["ours", "jax", "torch", "numpyro"]
 
 
@@ -87,8 +89,8 @@ def smaller(arguments: Arguments) -> Arguments:
 class Run:
     """Rows, product rates and what was skipped, as they are found."""
 
-    def __init__(self, arguments: Arguments, say: Callable[[str], Any] = print):
-        self.arguments, self.say = arguments, say
+    def __init__(self, arguments: Arguments, say: Callable[[str], Any], keep: Keep):
+        self.arguments, self.say, self.keep = arguments, say, keep
         self.rows: list[dict[str, Any]] = []
         self.rates: dict[int, dict[str, float]] = {}
         self.skipped: dict[str, str] = {}
@@ -129,6 +131,7 @@ class Run:
                 row["peak MiB"] = peak.measure(work, row["program"], case)
         self.rows += found_rows
         self.say(report.table(found_rows) + "\n")
+        self.keep(self.result())
 
     def result(self) -> dict[str, Any]:
         """Everything found so far."""
@@ -163,11 +166,13 @@ def trained(case: Case, arguments: Arguments) -> tuple[iwae_jax.Params, np.ndarr
     return state.params, test
 
 
-def measure(arguments: Arguments, say: Callable[[str], Any] = print) -> dict[str, Any]:
-    """Do all work, and return the result as plain data."""
+def measure(
+    arguments: Arguments, say: Callable[[str], Any] = print, keep: Keep = lambda result: None
+) -> dict[str, Any]:
+    """Do all work, and return the result as plain data; ``keep`` also gets it after each case."""
     if arguments.small:
         arguments = smaller(arguments)
-    a, run = arguments, Run(arguments, say)
+    a, run = arguments, Run(arguments, say, keep)
     if "step" in a.work:
         for layers in a.layers:
             for k in a.k:
@@ -202,7 +207,8 @@ def main() -> None:
         import torch  # pyright: ignore[reportMissingImports]
 
         torch._inductor.config.force_disable_caches = True  # pyright: ignore
-    result = measure(arguments)
+    # Written after each case, so that a run that is stopped keeps what it has measured.
+    result = measure(arguments, keep=partial(report.write, arguments.out))
     report.write(arguments.out, result)
     print(f"Wrote {arguments.out / 'benchmarks.md'} and benchmarks.json.")
 

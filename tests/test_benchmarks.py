@@ -134,7 +134,10 @@ def small_result():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(programs, "missing", lambda peer: None if peer in ("ours", "jax") else "gone")
         arguments = command.Arguments(small=True, memory=False, layers=(1,))
-        return command.measure(arguments, said.append), said
+        kept: list[int] = []
+        result = command.measure(arguments, said.append, lambda r: kept.append(len(r["rows"])))
+        assert len(kept) == 3 and kept == sorted(set(kept))  # after each case, so that a stopped run loses nothing
+        return result, said
 
 
 def test_the_tiny_form_runs_our_side_and_names_the_missing_peers(small_result, tmp_path):
