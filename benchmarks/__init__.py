@@ -1,1 +1,1 @@
-"""Benchmarks of time, memory and variance: ``python -m benchmarks.NAME``."""
+"""Benchmarks: ``python -m benchmarks`` for the peers, ``python -m benchmarks.NAME`` for the others."""

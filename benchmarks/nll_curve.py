@@ -1,0 +1,252 @@
+"""The NLL against training seconds: this library and a PyTorch script of the paper's schedule.
+
+The trainers take turns: the one with the fewest training seconds takes the next pass. Compilation and
+evaluation are not counted. Every trainer shuffles and draws the pixels again in each pass.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import iwae_jax
+from benchmarks import programs
+from benchmarks.cases import Case, config_of
+from benchmarks.timing import seconds_of
+from benchmarks.work import EPSILON, Task, like_params
+
+K, BATCH = 50, 20
+
+Trainer = Callable[[float], Iterator[tuple[float, iwae_jax.Params]]]
+"""From the most training seconds to (training seconds so far, params) after each pass."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """NLLs of one trainer.
+
+    Attributes:
+      seconds: training seconds at each evaluation.
+      passes: passes at each evaluation.
+      nll: minus the mean of L_k on test images, nats.
+    """
+
+    seconds: tuple[float, ...] = ()
+    passes: tuple[int, ...] = ()
+    nll: tuple[float, ...] = ()
+
+    def add(self, seconds: float, passes: int, nll: float) -> "Curve":
+        return Curve((*self.seconds, seconds), (*self.passes, passes), (*self.nll, nll))
+
+    def time_to(self, target: float) -> float | None:
+        """Seconds when the NLL first reaches a target, by linear interpolation; None if it does not."""
+        for i, nll in enumerate(self.nll):
+            if nll <= target:
+                if i == 0:
+                    return self.seconds[0]
+                share = (self.nll[i - 1] - target) / (self.nll[i - 1] - nll)
+                return self.seconds[i - 1] + share * (self.seconds[i] - self.seconds[i - 1])
+        return None
+
+
+def schedule() -> Iterator[float]:
+    """The learning rate of each pass of the paper's schedule; the last rate goes on."""
+    rates = [round(1e-3 * 10 ** (-i / 7), 5) for i in range(8)]
+    for i, rate in enumerate(rates):
+        for _ in range(3**i):
+            yield rate
+    while True:
+        yield rates[-1]
+
+
+def paper_schedule(
+    images: np.ndarray, params: iwae_jax.Params, *, k: int = K, batch: int = BATCH
+) -> Trainer:
+    """Our trainer on the paper's schedule."""
+
+    def train(limit: float) -> Iterator[tuple[float, iwae_jax.Params]]:
+        data, key = jnp.asarray(images), jax.random.key(1)
+        rates = iwae_jax.training.stage_schedule(
+            -(-len(images) // batch), iwae_jax.training.stage_rates()
+        )
+        optimizer = optax.adam(rates, eps=EPSILON)
+
+        def one(state: iwae_jax.TrainState) -> iwae_jax.TrainState:
+            state, bounds = iwae_jax.train_epoch(state, data, key, k, batch_size=batch)
+            return jax.block_until_ready((state, bounds))[0]
+
+        one(iwae_jax.TrainState.create(params, optimizer))  # compiles
+        state, seconds = iwae_jax.TrainState.create(params, optimizer), 0.0
+        while seconds < limit:
+            begun = time.perf_counter()
+            state = one(state)
+            seconds += time.perf_counter() - begun
+            # A copy, since the next pass donates the arrays.
+            yield seconds, jax.tree.map(jnp.array, state.params)
+
+    return train
+
+
+def torch_paper_schedule(
+    images: np.ndarray, params: iwae_jax.Params, *, k: int = K, batch: int = BATCH
+) -> Trainer:
+    """The PyTorch script of the paper's schedule: its own Glorot-uniform weights, the whole step compiled.
+
+    ``params`` are the template that the weights are given back in; the biases of the pixels are theirs.
+    """
+
+    def train(limit: float) -> Iterator[tuple[float, iwae_jax.Params]]:
+        import torch  # pyright: ignore[reportMissingImports]
+
+        from benchmarks import peers_torch, torch_model
+
+        torch.manual_seed(0)
+        trainer = peers_torch.Trainer(Task(params, k, batch, images), form="whole step")
+        first = trainer.data
+        trainer.data = first[: 2 * batch]
+        trainer.run()  # compiles
+        trainer.data = first
+        torch_model.load(trainer.network, params)
+        torch_model.glorot(trainer.network)
+        trainer.start()
+        seconds = 0.0
+        for rate in schedule():
+            trainer.set_rate(rate)
+            seconds += seconds_of(trainer.run)
+            yield seconds, like_params(params, torch_model.dump(trainer.network))
+            if seconds >= limit:
+                return
+
+    return train
+
+
+def race(
+    trainers: Mapping[str, Trainer],
+    limit: float,
+    evaluate: Callable[[iwae_jax.Params], float],
+    *,
+    growth: float = 1.25,
+    stop: float = 0.0,
+    say: Callable[[str], Any] = print,
+) -> dict[str, Curve]:
+    """Run all trainers in turn.
+
+    Args:
+      trainers: by name.
+      limit: training seconds of each.
+      evaluate: the NLL of parameters.
+      growth: the ratio of the passes at two successive evaluations, at least one pass apart.
+      stop: a trainer ends when its NLL is at most this.
+      say: takes a line for each evaluation.
+    """
+    running = {name: train(limit) for name, train in trainers.items()}
+    used = dict.fromkeys(running, 0.0)
+    passes = dict.fromkeys(running, 0)
+    due = dict.fromkeys(running, 1)
+    curves = {name: Curve() for name in running}
+    while running:
+        name = min(running, key=lambda name: used[name])
+        try:
+            used[name], params = next(running[name])
+        except StopIteration:
+            del running[name]
+            continue
+        passes[name] += 1
+        last = used[name] >= limit
+        if passes[name] < due[name] and not last:
+            continue
+        due[name] = max(passes[name] + 1, round(passes[name] * growth))
+        nll = evaluate(params)
+        curves[name] = curves[name].add(used[name], passes[name], nll)
+        say(f"{name}: {passes[name]} passes, {used[name]:.0f} s, NLL {nll:.2f}")
+        if last or nll <= stop:
+            del running[name]
+    return curves
+
+
+def draw(file: Path, curves: Mapping[str, Curve], caption: str) -> None:
+    """A picture of the curves."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+    axes = figure.add_subplot()
+    for name, curve in curves.items():
+        axes.plot(curve.seconds, curve.nll, ".-", label=name)
+    axes.set_xscale("log")
+    axes.set_xlabel(f"training seconds\n{caption}", fontsize=8)
+    axes.set_ylabel("NLL, nats")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.2)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+
+
+def table(curves: Mapping[str, Curve], targets: Sequence[float], reference: str) -> str:
+    """Times to the targets, and relative to a reference."""
+    lines = ["| NLL | " + " | ".join(curves) + " |", "|" + " --- |" * (len(curves) + 1)]
+    for target in targets:
+        times = {name: curve.time_to(target) for name, curve in curves.items()}
+        base = times.get(reference)
+        cells = []
+        for name, seconds in times.items():
+            if seconds is None:
+                cells.append("not reached")
+                continue
+            compare = "" if name == reference or not base else f" ({seconds / base:.2f})"
+            cells.append(f"{seconds:.0f} s{compare}")
+        lines.append(f"| {target:g} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+REFERENCE = "PyTorch, paper's schedule"
+RECIPES: dict[str, Callable[[np.ndarray, iwae_jax.Params], Trainer]] = {
+    "ours, paper's schedule": paper_schedule,
+}
+"""Our trainers by name: a recipe is a further entry."""
+
+
+def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]:
+    """The curves of all trainers on MNIST; on the digits in the tiny form."""
+    small = arguments.small
+    data = iwae_jax.data.load("digits" if small else "mnist", data_dir=arguments.data_dir)
+    train, k, batch = (data.train[:64], 3, 8) if small else (data.train, K, BATCH)
+    config = config_of(Case(1, k, batch, 0))
+    if small:
+        config = iwae_jax.ModelConfig((64,), (4,), ((8, 8),))
+    # Intensities as bytes, for both sides.
+    images = np.round(np.asarray(train, np.float64) * (255 / data.maximum)).astype(np.uint8)
+    params = iwae_jax.init(jax.random.key(0), config, data_mean=data.mean)
+    chosen: dict[str, Trainer] = {}
+    if "ours" in arguments.peers:
+        chosen |= {n: make(images, params, k=k, batch=batch) for n, make in RECIPES.items()}  # type: ignore[call-arg]
+    if "torch" in arguments.peers and programs.missing("torch") is None:
+        chosen[REFERENCE] = torch_paper_schedule(images, params, k=k, batch=batch)
+    x = iwae_jax.data.binarize(data.test[: arguments.eval_images], jax.random.key(2), data.maximum)
+
+    def evaluate(params: iwae_jax.Params) -> float:
+        return -float(
+            iwae_jax.log_likelihood(params, x, jax.random.key(3), arguments.eval_k).mean()
+        )
+
+    limit = 0.01 if small else arguments.seconds
+    curves = race(chosen, limit, evaluate, stop=min(arguments.targets), say=say)
+    conditions = (
+        f"{data.name} ({data.source}), L=1, k = {k}, batch {batch}, dynamic binarization; NLL: minus "
+        f"L_{arguments.eval_k} on the first {len(x)} test images, binarized once"
+    )
+    draw(arguments.out / "nll.png", curves, conditions.replace("; ", "\n"))
+    return {
+        "conditions": conditions + ". Ratios to the PyTorch script in parentheses.",
+        "curves": {name: dataclasses.asdict(curve) for name, curve in curves.items()},
+        "seconds to": {
+            name: {str(t): curve.time_to(t) for t in arguments.targets}
+            for name, curve in curves.items()
+        },
+        "table": table(curves, arguments.targets, REFERENCE),
+    }
