@@ -13,13 +13,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import iwae_jax
 from benchmarks import programs
 from benchmarks.cases import Case, config_of
 from benchmarks.timing import seconds_of
-from benchmarks.work import EPSILON, Task, like_params
+from benchmarks.work import Task, like_params
+from iwae_jax.training import recipes
 
 K, BATCH = 50, 20
 
@@ -65,32 +65,43 @@ def schedule() -> Iterator[float]:
         yield rates[-1]
 
 
-def paper_schedule(
-    images: np.ndarray, params: iwae_jax.Params, *, k: int = K, batch: int = BATCH
-) -> Trainer:
-    """Our trainer on the paper's schedule."""
+def by_recipe(name: str) -> Callable[..., Trainer]:
+    """A function that makes our trainer of a preset."""
 
-    def train(limit: float) -> Iterator[tuple[float, iwae_jax.Params]]:
-        data, key = jnp.asarray(images), jax.random.key(1)
-        rates = iwae_jax.training.stage_schedule(
-            -(-len(images) // batch), iwae_jax.training.stage_rates()
-        )
-        optimizer = optax.adam(rates, eps=EPSILON)
+    def make(
+        images: np.ndarray, params: iwae_jax.Params, *, k: int = K, batch: int = BATCH
+    ) -> Trainer:
+        del batch  # the recipe has its own
+        recipe = recipes.preset(name, images=len(images))
+        optimizer = recipe.optimizer(-(-len(images) // recipe.batch_size))
 
-        def one(state: iwae_jax.TrainState) -> iwae_jax.TrainState:
-            state, bounds = iwae_jax.train_epoch(state, data, key, k, batch_size=batch)
+        def one(state: iwae_jax.TrainState, samples: int) -> iwae_jax.TrainState:
+            state, bounds = iwae_jax.train_epoch(
+                state,
+                images,
+                jax.random.key(1),
+                samples,
+                batch_size=recipe.batch_size,
+                gradient=recipe.estimator(samples),
+            )
             return jax.block_until_ready((state, bounds))[0]
 
-        one(iwae_jax.TrainState.create(params, optimizer))  # compiles
-        state, seconds = iwae_jax.TrainState.create(params, optimizer), 0.0
-        while seconds < limit:
-            begun = time.perf_counter()
-            state = one(state)
-            seconds += time.perf_counter() - begun
-            # A copy, since the next pass donates the arrays.
-            yield seconds, jax.tree.map(jnp.array, state.params)
+        def train(limit: float) -> Iterator[tuple[float, iwae_jax.Params]]:
+            for samples in {recipe.samples(1, k), k}:
+                one(iwae_jax.TrainState.create(params, optimizer), samples)  # compiles
+            state, seconds = iwae_jax.TrainState.create(params, optimizer), 0.0
+            for number in range(1, recipe.passes + 1):
+                begun = time.perf_counter()
+                state = one(state, recipe.samples(number, k))
+                seconds += time.perf_counter() - begun
+                # A copy, since the next pass donates the arrays.
+                yield seconds, jax.tree.map(jnp.array, state.params)
+                if seconds >= limit:
+                    return
 
-    return train
+        return train
+
+    return make
 
 
 def torch_paper_schedule(
@@ -205,10 +216,11 @@ def table(curves: Mapping[str, Curve], targets: Sequence[float], reference: str)
 
 
 REFERENCE = "PyTorch, paper's schedule"
-RECIPES: dict[str, Callable[[np.ndarray, iwae_jax.Params], Trainer]] = {
-    "ours, paper's schedule": paper_schedule,
+RECIPES: dict[str, Callable[..., Trainer]] = {
+    "ours, paper's schedule": by_recipe("paper"),
+    "ours, --preset=quick": by_recipe("quick"),
 }
-"""Our trainers by name: a recipe is a further entry."""
+"""Our trainers by name."""
 
 
 def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]:
@@ -224,7 +236,7 @@ def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]
     params = iwae_jax.init(jax.random.key(0), config, data_mean=data.mean)
     chosen: dict[str, Trainer] = {}
     if "ours" in arguments.peers:
-        chosen |= {n: make(images, params, k=k, batch=batch) for n, make in RECIPES.items()}  # type: ignore[call-arg]
+        chosen |= {n: make(images, params, k=k, batch=batch) for n, make in RECIPES.items()}
     if "torch" in arguments.peers and programs.missing("torch") is None:
         chosen[REFERENCE] = torch_paper_schedule(images, params, k=k, batch=batch)
     x = iwae_jax.data.binarize(data.test[: arguments.eval_images], jax.random.key(2), data.maximum)

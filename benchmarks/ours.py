@@ -18,7 +18,6 @@ from benchmarks.work import (
     Unavailable,
     forward_flops,
     step_flops,
-    with_precision,
 )
 
 
@@ -31,7 +30,7 @@ def step(task: Task, *, m: int | None = None, precision: str = "float32") -> Pro
     """A pass with `train_epoch`, with a full backward pass or one on m resampled samples."""
     if m is not None and m >= task.k:
         raise Unavailable(f"k = {task.k} is not above {m}")
-    params = with_precision(task.params, precision)
+    params = iwae_jax.models.in_precision(task.params, precision)
     gradient = "reparam" if m is None else iwae_jax.gradients.resampled(m)
     state, images = state_of(params), jnp.asarray(task.images)
 
@@ -55,7 +54,7 @@ def bounds_of(params: iwae_jax.Params, k: int, x: np.ndarray, repeats: int) -> n
 
 def likelihood(task: Task, *, precision: str = "float32") -> Program:
     """`log_likelihood` of all images."""
-    params = with_precision(task.params, precision)
+    params = iwae_jax.models.in_precision(task.params, precision)
     x = jnp.asarray(task.images > 127, jnp.float32)
     options: Any = {"chunk_size": task.chunk, "batch_size": task.batch}
 

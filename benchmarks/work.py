@@ -94,17 +94,6 @@ def step_flops(config: iwae_jax.ModelConfig, k: int, data: int, m: int | None = 
     return forward_flops(config, k, data) + 3 * forward_flops(config, m, data)
 
 
-def with_precision(params: iwae_jax.Params, precision: str) -> iwae_jax.Params:
-    """The same weights for a model that computes in this precision."""
-    if precision == "float32":
-        return params
-    fields = {field.name for field in dataclasses.fields(params.model)}
-    if "precision" not in fields:
-        raise Unavailable("ModelConfig has no field precision")
-    model = dataclasses.replace(params.model, precision=precision)
-    return dataclasses.replace(params, model=model)
-
-
 def networks(tree: Any) -> Any:
     """Weights as NumPy arrays, without Flax's collections: ``{"hidden_0": {"kernel", "bias"}, ..}``."""
     if isinstance(tree, dict) and "params" in tree:

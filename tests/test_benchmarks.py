@@ -136,7 +136,9 @@ def small_result():
         arguments = command.Arguments(small=True, memory=False, layers=(1,))
         kept: list[int] = []
         result = command.measure(arguments, said.append, lambda r: kept.append(len(r["rows"])))
-        assert len(kept) == 3 and kept == sorted(set(kept))  # after each case, so that a stopped run loses nothing
+        assert len(kept) == 3 and kept == sorted(
+            set(kept)
+        )  # after each case, so that a stopped run loses nothing
         return result, said
 
 
@@ -162,15 +164,6 @@ def test_the_tiny_form_runs_our_side_and_names_the_missing_peers(small_result, t
     page = (tmp_path / "benchmarks.md").read_text()
     assert "- torch: gone." in page and f"{machine.cores()} cores in use" in page
     assert result["machine"]["processor"] in page and f"jax {jax.__version__}" in page
-
-
-def test_a_precision_that_the_model_lacks_is_skipped():
-    params = iwae_jax.init(jax.random.key(0), config_of(Case(1, 1, 1, 1, small=True)))
-    if "precision" in {field.name for field in dataclasses.fields(params.model)}:
-        assert work.with_precision(params, "bfloat16").model.precision == "bfloat16"
-    else:
-        with pytest.raises(work.Unavailable, match="no field precision"):
-            work.with_precision(params, "bfloat16")
 
 
 def test_the_time_to_an_nll_is_interpolated():

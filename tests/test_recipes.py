@@ -1,0 +1,139 @@
+"""Recipes as data, as flags, and through a run whose k changes on the way."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.shared.config import Config, UsageError
+from iwae_jax import gradients
+from iwae_jax.training import recipes
+from iwae_jax.training.recipes import PAPER, PRESETS, Recipe
+from tests.test_experiments import folder, restored, run  # noqa: F401 (fixtures)
+
+
+def test_k_grows_once():
+    recipe = Recipe(passes=5, first_passes=2, first_k=8, resampled=4, gradient="dreg")
+    assert [recipe.samples(number, 50) for number in range(1, 6)] == [8, 8, 50, 50, 50]
+    assert [recipe.samples(number, 5) for number in range(1, 6)] == [5] * 5
+    assert recipe.estimator(50) == recipe.estimator(8) == gradients.resampled(4, "dreg")
+    assert recipe.estimator(4) == gradients.named("dreg")
+    whole = dataclasses.replace(recipe, resampled=None)
+    assert whole.estimator(50) == gradients.named("dreg")
+
+
+def test_the_cosine():
+    """From 0 to the peak in the warm-up, half a cosine down to the last rate at the very end."""
+    recipe = Recipe(passes=10, rate_decay="cosine", first_rate=1e-2, last_rate=1e-3, warm_up=2.0)
+    rate = recipe.learning_rate(7)
+    middle = 1e-3 + 0.5 * (1e-2 - 1e-3)
+    steps = {0: 0.0, 7: 5e-3, 14: 1e-2, 14 + 28: middle, 70: 1e-3, 99: 1e-3}
+    found = [float(np.asarray(rate(step))) for step in steps]
+    np.testing.assert_allclose(found, list(steps.values()), rtol=1e-5, atol=1e-9)
+    still = dataclasses.replace(recipe, warm_up=0.0).learning_rate(7)
+    np.testing.assert_allclose(np.array([still(0), still(70)]), [1e-2, 1e-3], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"passes": 0}, "Expected passes to be a positive int"),
+        ({"first_passes": 4}, "Expected first_passes to be at most passes, 3, got 4"),
+        ({"rate_decay": "line"}, "Expected rate_decay to be one of"),
+        ({"loss": "max"}, "Expected loss to be one of"),
+        ({"gradient": "magic"}, "Expected gradient to be"),
+        ({"first_rate": -1.0}, "Expected first_rate to be"),
+        ({"resampled": 0}, "Expected resampled to be a positive int"),
+        ({"warm_up": 1.0}, "Expected warm_up to be 0 for stages"),
+        ({"warm_up": 9.0, "rate_decay": "cosine"}, "Expected warm_up to be a number in"),
+        ({"adam_beta2": 1.0}, "Expected adam_beta2 to be"),
+    ],
+)
+def test_a_recipe_refuses(fields, message):
+    with pytest.raises(ValueError, match=message):
+        Recipe(**{"passes": 3} | fields)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("images", [1_400, 24_345, 59_600])
+def test_presets(name, layers, images):
+    recipe = recipes.preset(name, layers=layers, images=images)
+    assert Config.of(preset=name, layers=(layers,)).recipe(images) == recipe
+    json.dumps(recipe.facts())
+    if name == "paper":
+        assert recipe == PAPER
+    if name == "table":  # a cell must not borrow another cell's training
+        assert {recipe.samples(n, 50) for n in range(1, recipe.passes + 1)} == {50}
+
+
+def test_any_field_is_a_flag():
+    flags = {
+        "passes": 30, "first_passes": 4, "first_k": 3, "batch_size": 7, "resampled": 2,
+        "first_rate": 0.1, "last_rate": 0.01, "warm_up": 0.5, "adam_beta1": 0.5,
+        "adam_beta2": 0.6, "adam_eps": 1e-8, "loss": "sum", "gradient": "stl",
+    }  # fmt: skip
+    expected = dataclasses.replace(recipes.preset("quick"), **flags)
+    assert Config.of(**flags).recipe(59_600) == expected
+    # The first passes keep their share of the passes.
+    quick = recipes.preset("quick")
+    half = Config.of(passes=quick.passes // 2).recipe(59_600)
+    assert abs(half.first_passes - quick.first_passes / 2) <= 1
+    assert Config.of(resampled=0).recipe(59_600).resampled is None
+    with pytest.raises(ValueError, match="Expected preset to be one of quick, long, table, paper"):
+        recipes.preset("slow")
+
+
+def test_an_objective_that_the_recipe_does_not_suit():
+    """A preset must not refuse what a run without it would take."""
+    groups = Config.of(objective="miwae", parameters={"m": 5})
+    groups.check()  # 5 groups don't divide a first k of 2 or 8
+    assert groups.recipe(59_600).first_passes == 0
+    for objective in ("piwae", "sumo", "tvo", "jackknife", "cubo", "vae"):
+        config = Config.of(objective=objective)
+        config.check()
+        assert config.recipe(59_600).passes == recipes.preset("quick").passes
+    with pytest.raises(UsageError, match="Expected --gradient 'rws' to be defined for"):
+        Config.of(objective="vae", gradient="rws").check()
+
+
+GROWTH = ("--passes", 4, "--k", 6, "--first-k", 2, "--first-passes", 2, "--resampled", 3)
+
+
+def test_a_run_is_resumed_across_the_change_of_k(run, folder, tmp_path, monkeypatch):  # noqa: F811
+    """Stopped before, at and after the change, a run ends with the same bits; the files say what k was."""
+    from experiments.shared import runner
+
+    name = "iwae-L1-k6-@3-seed0-passes4-first_passes2-first_k2-batch_size100-digits"
+    status, printed = run(*GROWTH, "--checkpoint-seconds", 0)
+    assert status == 0
+    assert "4 passes: 2 passes with k = 2, then k = 6; batch 100; gradient dreg@3" in printed
+    assert "k: 2 in the first 2 passes, then 6" in " ".join(printed.split())
+    whole = folder.with_name(name)
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [line["k"] for line in lines] == [2, 2, 6, 6]
+    recipe = json.loads((whole / "data.json").read_text())["recipe"]
+    assert recipe == json.loads((whole / "summary.json").read_text())["recipe"]
+    assert (recipe["first_passes"], recipe["first_k"], recipe["gradient"]) == (2, 2, "dreg")
+    expected = restored(whole)
+    original = runner.mean_bound
+    for stop in (1, 2, 3):
+
+        def stopping(*arguments, stop=stop):
+            lines = tmp_path / f"out{stop}/mnist/{name}/metrics.jsonl"
+            if lines.exists() and len(lines.read_text().splitlines()) == stop:
+                raise ValueError("stopped here")
+            return original(*arguments)
+
+        monkeypatch.setattr(runner, "mean_bound", stopping)
+        words = (*GROWTH, "--checkpoint-seconds", 0)
+        assert run(*words, out=f"out{stop}")[0] == 1
+        monkeypatch.setattr(runner, "mean_bound", original)
+        status, printed = run(*words, out=f"out{stop}")
+        assert status == 0 and f"resumed after pass {stop} of 4" in printed
+        number, state = restored(tmp_path / f"out{stop}/mnist/{name}")
+        leaves = zip(jax.tree.leaves((number, state)), jax.tree.leaves(expected), strict=True)
+        for found, leaf in leaves:
+            np.testing.assert_array_equal(found, leaf)
