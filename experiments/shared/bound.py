@@ -85,6 +85,8 @@ class BoundFlags:
     """Another gradient estimator for the route through log p(x, z)."""
     resampled: Annotated[int | None, optional("INT", "preset's")] = None
     """Samples of the backward pass. They are drawn from the k samples of the forward pass. 0: all k."""
+    chunk: Annotated[int | None, optional("INT", "all")] = None
+    """Samples that an exact backward pass holds at a time: k = 5000 in the memory of so many."""
     parameters: Annotated[Any, tyro.conf.arg(name="", constructor=Parameters)] = field(
         default_factory=Parameters
     )
@@ -93,7 +95,9 @@ class BoundFlags:
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_given(self, "k", "objective")
-        check_least(self, k=1, resampled=0)
+        check_least(self, k=1, resampled=0, chunk=1)
+        if self.chunk is not None and self.resampled:
+            raise UsageError("Expected --chunk or --resampled, got both.")
         for name in self.objective:
             if name not in known_objectives():
                 known = list(known_objectives())
@@ -149,6 +153,10 @@ class BoundFlags:
             estimator, some
         ):  # groups, say, that don't divide it
             recipe = replace(recipe, first_passes=0)
+        if self.chunk is not None:
+            return replace(
+                recipe, gradient=gradients.chunked(self.chunk, estimator), resampled=None
+            )
         return replace(recipe, gradient=estimator)
 
     def _routes(self, estimator: Estimator | str) -> Estimator:

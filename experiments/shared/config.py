@@ -41,7 +41,7 @@ INCIDENTAL = (
 ADDED = (
     *("gradient", "parameters", "p_gradient", "resampled", "after", "adam_beta1", "adam_beta2"),
     *("latent_sizes", "hidden_sizes", "likelihood", "prior", "posterior", "network"),
-    *("first_passes", "first_k", "rate_decay", "warm_up", "eval_precision"),
+    *("first_passes", "first_k", "rate_decay", "warm_up", "eval_precision", "chunk"),
 )
 """Fields that the first version lacked: they may be missing in a config.json. All others may not."""
 
@@ -184,7 +184,8 @@ class Config:
         """The name of a run: the values that matter most, then all others that are not the default."""
         parts = [self.former_name]
         defaults, values = Config().flat(), self.flat()
-        for name in ("binarization", *(each.name for each in fields(ScheduleFlags)), "precision"):
+        schedule = [each.name for each in fields(ScheduleFlags)]
+        for name in ("chunk", "binarization", *schedule, "precision"):
             value = values[name]
             if value != defaults[name]:
                 parts.append(f"{name}_{value}" if isinstance(value, str) else f"{name}{value}")

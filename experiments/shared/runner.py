@@ -270,7 +270,7 @@ def train(
                 "pass": number,
                 "step": int(state.step),
                 "k": samples,
-                "learning_rate": float(np.asarray(schedule(step))),
+                "learning_rate": float(np.asarray(schedule(int(state.step) - 1))),
                 "train_bound": float(bounds.mean()),
                 "validation_bound": validation,
                 "source": data.source,

@@ -64,8 +64,9 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
         drawn = config.data.binarization
         lines.append(f"binarization: {drawn}, not drawn at every access")
     if recipe.rate_decay != PAPER.rate_decay:
+        plural = "" if recipe.warm_up == 1 else "es"
         lines.append(
-            f"learning rate: a warm-up of {recipe.warm_up:g} passes to {recipe.first_rate:g}, then a cosine "
+            f"learning rate: a warm-up of {recipe.warm_up:g} pass{plural} to {recipe.first_rate:g}, then a cosine "
             f"to {recipe.last_rate:g}, not stages from {PAPER.first_rate:g} to {PAPER.last_rate:g}"
         )
         ignored = {"first_rate", "last_rate", "total_stages", "stage_base"}

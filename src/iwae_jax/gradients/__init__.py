@@ -16,13 +16,13 @@ normalised weights, and s is V minus a leave-one-out baseline.
 | wake_sleep | c | 0 | 0, and log q of one (x, z) drawn from the model |
 | vimco, score | c | 0 | s - c |
 
-`resampled` runs any of them backward on few samples; `ByRoute` takes route p from one and routes z and q
-from another.
+`resampled` runs any of them backward on few samples, `chunked` on all of them, a few at a time; `ByRoute`
+takes route p from one and routes z and q from another.
 """
 
 from iwae_jax.gradients.bound import bound, check_pair, samples_kept
 from iwae_jax.gradients.estimator import Coefficients, Estimator, Needs
-from iwae_jax.gradients.mixing import ByRoute, Resampled, resampled
+from iwae_jax.gradients.mixing import ByRoute, Chunked, Resampled, chunked, resampled
 from iwae_jax.gradients.names import DEFAULT, NAMES, named
 from iwae_jax.gradients.path import STL, DReG
 from iwae_jax.gradients.prior import GDReG
@@ -37,6 +37,7 @@ __all__ = [
     "STL",
     "VIMCO",
     "ByRoute",
+    "Chunked",
     "Coefficients",
     "DReG",
     "Estimator",
@@ -49,6 +50,7 @@ __all__ = [
     "WakeSleep",
     "bound",
     "check_pair",
+    "chunked",
     "named",
     "resampled",
     "samples_kept",

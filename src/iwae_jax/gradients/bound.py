@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from iwae_jax.checks import check_positive_int
 from iwae_jax.gradients.driver import check_reparameterised, forward, structure
 from iwae_jax.gradients.estimator import Coefficients, Estimator, coefficients_of
-from iwae_jax.gradients.mixing import Resampled
+from iwae_jax.gradients.mixing import Chunked, Recomputed, Resampled
 from iwae_jax.gradients.names import DEFAULT, named
 from iwae_jax.gradients.resampling import resample
 from iwae_jax.importance import (
@@ -54,7 +54,8 @@ def bound(
       gradient: how the bound is differentiated in ``params``: a `gradients.Estimator`, or the name of one
         in `gradients.NAMES`. Every estimator but the default one is a gradient in ``params`` alone: a
         derivative in x raises, and there are no second derivatives. The same holds for
-        `objectives.PIWAE`, `objectives.SUMO` and `gradients.resampled` with any estimator.
+        `objectives.PIWAE`, `objectives.SUMO`, and `gradients.resampled` and `gradients.chunked` with any
+        estimator.
 
     Returns:
       The bound, nats.
@@ -223,7 +224,7 @@ def _other_keys(keys: Key[Array, " n"], use: int) -> Key[Array, " n"]:
 
 def _streams(objective: Objective, estimator: Estimator) -> bool:
     """Whether the backward pass computes its samples again, so that the forward pass keeps nothing."""
-    return objective.randomised or isinstance(estimator, Resampled)
+    return objective.randomised or isinstance(estimator, Recomputed)
 
 
 def samples_kept(objective: Objective, estimator: Estimator, k: int) -> int:
@@ -234,7 +235,9 @@ def samples_kept(objective: Objective, estimator: Estimator, k: int) -> int:
       >>> gradients.samples_kept(objectives.IWAE(), gradients.resampled(8), k=5000)
       8
     """
-    if isinstance(estimator, Resampled):
+    if isinstance(estimator, Resampled) or (
+        isinstance(estimator, Chunked) and not objective.randomised
+    ):
         return min(estimator.m, k)
     return BLOCK if objective.randomised else k
 
@@ -280,6 +283,18 @@ def _estimate_backward(k, objective, estimator, residuals, cotangents):
             return jax.tree.map(jnp.add, sums, parts)
 
         d_params = over_counted(kept, add, jax.tree.map(jnp.zeros_like, params))
+    elif isinstance(estimator, Chunked):
+        size = -(-k // -(-k // estimator.m))  # of chunks of one size, so that few are thrown away
+
+        def add_chunk(sums, start):
+            numbers = start + jnp.arange(size)
+            real, numbers = (numbers < k)[:, None], jnp.minimum(numbers, k - 1)
+            chosen = jax.tree.map(lambda a: jnp.where(real, a[numbers], 0.0), found)
+            parts = pull_back(data, keys, numbers, chosen)
+            return jax.tree.map(jnp.add, sums, parts), None
+
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        d_params, _ = jax.lax.scan(add_chunk, zeros, jnp.arange(0, k, size))
     else:
         d_params = kept(found)
     term = estimator.per_datum(params, _other_keys(keys, _TERM), cotangents)

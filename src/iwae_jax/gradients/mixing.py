@@ -86,11 +86,11 @@ class ByRoute(Estimator):
 
 
 @dataclass(frozen=True)
-class Resampled(Estimator):
-    """An estimator with a backward pass on m of the k samples; see `resampled`.
+class Recomputed(Estimator):
+    """Another estimator whose backward pass computes samples again, so that the forward pass keeps none.
 
     Attributes:
-      m: the number of samples of each datum in the backward pass.
+      m: the number of samples of each datum that the backward pass holds at a time.
       estimator: the estimator, or its name.
     """
 
@@ -100,9 +100,9 @@ class Resampled(Estimator):
     def __post_init__(self):
         object.__setattr__(self, "m", check_positive_int("m", self.m))
         object.__setattr__(self, "estimator", named(self.estimator))
-        if isinstance(self.estimator, Resampled):
+        if isinstance(self.estimator, Recomputed):
             raise ValueError(
-                f"Expected an estimator that is not resampled yet, got {self.estimator}."
+                f"Expected an estimator that is neither resampled nor chunked yet, got {self.estimator}."
             )
 
     @property
@@ -125,8 +125,21 @@ class Resampled(Estimator):
     def per_datum(self, params: Params, keys: Array, cotangents: Array) -> PyTree:
         return self.estimator.per_datum(params, keys, cotangents)
 
+
+@dataclass(frozen=True)
+class Resampled(Recomputed):
+    """An estimator with a backward pass on m of the k samples; see `resampled`."""
+
     def __str__(self) -> str:
         return f"{self.estimator}@{self.m}"
+
+
+@dataclass(frozen=True)
+class Chunked(Recomputed):
+    """An estimator with a backward pass on all k samples, at most m at a time; see `chunked`."""
+
+    def __str__(self) -> str:
+        return f"{self.estimator} in chunks of {self.m}"
 
 
 def resampled(m: int, gradient: Estimator | str | None = None) -> Resampled:
@@ -153,3 +166,29 @@ def resampled(m: int, gradient: Estimator | str | None = None) -> Resampled:
       (3,)
     """
     return Resampled(m, named(gradient))
+
+
+def chunked(m: int, gradient: Estimator | str | None = None) -> Chunked:
+    """Any estimator, with a backward pass on all k samples, at most m at a time.
+
+    The gradient is that of the estimator, up to rounding. The forward pass streams all k samples and keeps
+    no activations. The backward pass computes them again from their keys. The memory of training is that of
+    m samples, and the time that of a further forward pass: where `resampled` is noise that a step can bear,
+    it takes less of both.
+
+    Args:
+      m: the number of samples that the backward pass holds at a time.
+      gradient: the estimator or its name; None for the default one.
+
+    Raises:
+      ValueError: if m is not a positive int, or the gradient is not known.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, iwae_jax
+      >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
+      >>> gradient = iwae_jax.gradients.chunked(100, "dreg")
+      >>> x, key = jnp.zeros((3, 784)), jax.random.key(1)
+      >>> iwae_jax.bound(params, x, key, k=5000, gradient=gradient).shape
+      (3,)
+    """
+    return Chunked(m, named(gradient))
