@@ -66,8 +66,8 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
     if recipe.rate_decay != PAPER.rate_decay:
         plural = "" if recipe.warm_up == 1 else "es"
         lines.append(
-            f"learning rate: a warm-up of {recipe.warm_up:g} pass{plural} to {recipe.first_rate:g}, then a cosine "
-            f"to {recipe.last_rate:g}, not stages from {PAPER.first_rate:g} to {PAPER.last_rate:g}"
+            f"learning rate: a warm-up of {recipe.warm_up:g} pass{plural} to {recipe.first_rate:g}, then a "
+            f"cosine to {recipe.last_rate:g}, not stages from {PAPER.first_rate:g} to {PAPER.last_rate:g}"
         )
         ignored = {"first_rate", "last_rate", "total_stages", "stage_base"}
     else:
