@@ -166,7 +166,7 @@ def test_the_first_encoder_runs_once_a_datum(layers):
 
 def _products(jaxpr):
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
+        if equation.primitive.name in ("affine", "dot_general"):
             yield [v.aval.shape for v in equation.invars], equation.outvars[0].aval.size
         for inner in jax.tree.leaves(
             equation.params, is_leaf=lambda v: hasattr(v, "eqns") or hasattr(v, "jaxpr")

@@ -281,7 +281,10 @@ def test_any_number_of_layers():
         (lambda: gradients.ByRoute("reparam", "dreg"), "name dreg alone"),
         (lambda: gradients.ByRoute("gdreg", "gdreg"), "name gdreg alone"),
         (lambda: gradients.ByRoute("gdreg", gradients.resampled(2)), "one estimator for each"),
-        (lambda: gradients.resampled(2, gradients.resampled(2)), "not resampled yet"),
+        (
+            lambda: gradients.resampled(2, gradients.resampled(2)),
+            "neither resampled nor chunked yet",
+        ),
         (lambda: gradients.named(3), "Expected gradient to be one of reparam, .* got 3"),
     ],
 )
@@ -341,9 +344,10 @@ def _mean(log_w):
 
 
 def test_no_estimators_name_stands_outside_its_own_file():
-    """But for the table of names, and the public list of the sub-package."""
+    """But for the table of names, the public list of the sub-package, and the recipes, which choose one."""
     room = ROOT / "src/iwae_jax/gradients"
-    table = {room / "names.py", room / "__init__.py"}
+    recipes = ROOT / "src/iwae_jax/training/recipes.py"
+    table = {room / "names.py", room / "__init__.py", recipes}
     own = {
         name: Path(f"{cls.__module__.split('.')[-1]}.py") for name, cls in gradients.NAMES.items()
     }

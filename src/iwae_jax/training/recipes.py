@@ -7,7 +7,7 @@ from typing import Any
 import optax
 
 from iwae_jax.checks import check_number, check_positive_int
-from iwae_jax.gradients import DEFAULT, Estimator, named, resampled
+from iwae_jax.gradients import DEFAULT, DReG, Estimator, named, resampled
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
 
 DECAYS = ("stages", "cosine")
@@ -141,7 +141,7 @@ _FAST = Recipe(
     batch_size=100,
     first_passes=110,
     first_k=2,
-    gradient="dreg",
+    gradient=DReG(),
     resampled=8,
     rate_decay="cosine",
     first_rate=4e-3,
