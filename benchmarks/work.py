@@ -21,7 +21,7 @@ class Unavailable(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a program gets: the same model, weights and data for all.
+    """The model, weights and data of a case; every program gets the same.
 
     Attributes:
       params: the weights, with their model, in float32.

@@ -60,7 +60,7 @@ def test_a_recipe_refuses(fields, message):
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("images", [1_400, 24_345, 59_600])
 def test_presets(name, layers, images):
-    recipe = recipes.preset(name, layers=layers, images=images)
+    recipe = recipes.preset(name, images=images)
     assert Config.of(preset=name, layers=(layers,)).recipe(images) == recipe
     json.dumps(recipe.facts())
     if name == "paper":

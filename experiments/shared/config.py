@@ -212,7 +212,7 @@ class Config:
 
     def recipe(self, images: int = recipes.SMALL) -> Recipe:
         """The recipe of a run with so many training images."""
-        return self.bound.recipe(self.schedule.recipe(self.network.depth, images))
+        return self.bound.recipe(self.schedule.recipe(images))
 
     def model(self, pixels: int) -> ModelConfig:
         """The model of a run, for images of so many pixels."""

@@ -24,7 +24,7 @@ class Recipe:
     Args:
       passes: passes over the data.
       batch_size: data in a step.
-      first_passes: of the passes, the first so many take ``first_k`` samples.
+      first_passes: the number of passes, from the first on, that take ``first_k`` samples.
       first_k: the samples of the first passes, if k is larger.
       gradient: an estimator, or the name of one in `gradients.NAMES`.
       resampled: the number of samples of the backward pass, if k is larger; None takes all k.
@@ -150,7 +150,7 @@ _FAST = Recipe(
 )
 
 SMALL = 10_000
-"""Fewer training data than this are few: what fits 60,000 images overfits 1,400."""
+"""Fewer training data than this have recipes of their own: a pass over them has few steps."""
 
 _PRESETS = {
     "quick": _FAST,
@@ -163,7 +163,7 @@ _PRESETS_FOR_FEW = _PRESETS | dict.fromkeys(("quick", "long", "table"), _FEW)
 PRESETS = tuple(_PRESETS)
 
 
-def preset(name: str, *, layers: int = 1, images: int = 59_600) -> Recipe:
+def preset(name: str, *, images: int = 59_600) -> Recipe:
     """A recipe by name.
 
     ``"quick"``: the lowest NLL of MNIST that a few minutes of two CPU cores give. ``"long"``: an hour of
@@ -172,11 +172,10 @@ def preset(name: str, *, layers: int = 1, images: int = 59_600) -> Recipe:
 
     Args:
       name: one of `PRESETS`.
-      layers: the number of stochastic layers.
       images: the number of training data. Fewer than `SMALL` have recipes of their own.
 
     Raises:
-      ValueError: if the name is not known, or a number is not positive.
+      ValueError: if the name is not known, or images is not a positive int.
 
     Example:
       >>> from iwae_jax.training import recipes
@@ -185,6 +184,5 @@ def preset(name: str, *, layers: int = 1, images: int = 59_600) -> Recipe:
     """
     if name not in _PRESETS:
         raise ValueError(f"Expected preset to be one of {', '.join(_PRESETS)}, got {name!r}.")
-    check_positive_int("layers", layers)
     few = check_positive_int("images", images) < SMALL
     return (_PRESETS_FOR_FEW if few else _PRESETS)[name]
