@@ -27,6 +27,7 @@ from experiments import (
     evaluate,
     latents,
     posterior,
+    publish,
     report,
     snr,
     table1,
@@ -307,6 +308,7 @@ COMMANDS = {
     "evaluate": (evaluate.Arguments, "k images seed data-dir"),
     "annealing": (annealing.Arguments, "images simulated chains steps start seed"),
     "latents": (latents.Arguments, "probe-images map-images seed"),
+    "publish": (publish.Arguments, "name to data-dir"),
     "report": (report.Arguments, "out runs-dir"),
 }
 """For each command, its dataclass and some of its flags."""

@@ -38,6 +38,7 @@ RANKS = {
     "models": 5,
     "data": 5,
     "objectives": 5,
+    "cards": 6,
     "gradients.estimator": 6,
     "evaluation.likelihood": 6,
     "evaluation.diagnosis": 6,
@@ -122,7 +123,7 @@ def test_a_room_imports_only_rooms_of_lower_rank(room):
 
 def test_experiments_import_only_the_public_package():
     public = {
-        *("data", "evaluation", "evaluation.annealing", "evaluation.latents", "gradients"),
+        *("cards", "data", "evaluation", "evaluation.annealing", "evaluation.latents", "gradients"),
         *("devices", "models", "objectives", "training", "training.checkpoints"),
         "training.recipes",
     }
@@ -134,7 +135,7 @@ def test_experiments_import_only_the_public_package():
 EXPERIMENTS = ROOT / "experiments"
 COMMANDS = {
     *("annealing", "bias", "compare", "evaluate", "latents", "mnist", "omniglot", "posterior"),
-    *("report", "snr", "table1", "table2"),
+    *("publish", "report", "snr", "table1", "table2"),
 }
 SHARED_RANKS = {
     "errors": 0,
@@ -175,6 +176,7 @@ SHARED_RANKS = {
     "runner": 9,
     "command": 10,
     "annealing_run": 10,
+    "card": 10,
     "latent_pictures": 10,
     "table_runs": 10,
     "table2_results": 10,

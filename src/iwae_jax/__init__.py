@@ -9,7 +9,8 @@
 Everything passes through the log importance weights, `log_weights`. See docs/design.md.
 """
 
-from iwae_jax import data, devices, evaluation, gradients, models, objectives, training
+from iwae_jax import cards, data, devices, evaluation, gradients, models, objectives, training
+from iwae_jax.cards import pretrained
 from iwae_jax.devices import mesh
 from iwae_jax.evaluation import annealing, latents, log_likelihood
 from iwae_jax.evaluation.latents import active_units
@@ -29,6 +30,7 @@ __all__ = [
     "active_units",
     "annealing",
     "bound",
+    "cards",
     "checkpoints",
     "data",
     "datum_keys",
@@ -43,6 +45,7 @@ __all__ = [
     "mesh",
     "models",
     "objectives",
+    "pretrained",
     "reconstruct",
     "sample",
     "train_epoch",

@@ -154,7 +154,7 @@ SMALL = 10_000
 
 _PRESETS = {
     "quick": _FAST,
-    "long": replace(_FAST, passes=1060, first_passes=1000),
+    "long": replace(_FAST, passes=320, first_passes=240, first_k=8, first_rate=3e-3),
     "table": replace(_FAST, passes=60, first_passes=0),
     "paper": PAPER,
 }

@@ -1,0 +1,102 @@
+"""The card of a finished run's parameters: what made them, and what was measured of them."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from experiments.shared.config import INCIDENTAL, Config
+from experiments.shared.datasets import data_facts
+from experiments.shared.display import console, print_table
+from experiments.shared.errors import UsageError
+from experiments.shared.files import writing_to
+from experiments.shared.folders import RunFolder
+from experiments.shared.runner import restore_run
+from experiments.shared.saved import read_arrays
+from iwae_jax import __version__, cards
+
+CHECKED = 100  # images whose NLL alone is on a card, so that a test can compute it again
+
+_MEASURED = (
+    *("test_nll", "test_nll_k", "test_images", "monte_carlo_error", "split_error", "test_bound"),
+    *("active_units", "effective_sample_size", "pareto_k_high"),
+)
+_ANNEALED = (
+    *("nll", "monte_carlo_error", "importance_nll", "gain", "gain_standard_error", "images"),
+    *("steps", "chains", "start", "gap", "gap_standard_error"),
+)
+
+
+def publish(run_dir: Path, name: str, folder: Path, data_dir: str | None) -> None:
+    """Write the parameters of a finished run, and their card, into a folder."""
+    config, data, params = restore_run(run_dir, data_dir)
+    run = RunFolder(run_dir)
+    summary = run.read("summary.json")
+    if summary is None:
+        raise UsageError(f"Expected {run_dir} to hold a finished run, got no summary.json.")
+    log_p = read_arrays(run_dir / "test_log_likelihood.npy", "log_p")["log_p"][:CHECKED]
+    recipe, (k,) = config.recipe(len(data.train)), config.bound.k
+    about = {
+        "licence": "Apache-2.0",
+        "command": command_of(config),
+        "made_with": f"iwae_jax {__version__}, jax {jax.__version__}",
+        "data": {
+            "dataset": data.name,
+            "images": [len(data.train), len(data.validation), len(data.test)],
+            "fingerprint": data.fingerprint,
+            **data_facts(config, data),
+        },
+        "training": {
+            "objective": repr(config.objective_function),
+            "k": k,
+            "samples_of_the_first_pass": recipe.samples(1, k),
+            "seed": config.run.seed[0],
+            "precision": config.run.precision,
+            "recipe": recipe.facts(),
+            "train_bound": summary["train_bound"],
+            "seconds": summary["seconds"],
+        },
+        "test": {each: summary[each] for each in _MEASURED if each in summary},
+        "first_images": {"images": len(log_p), "nll": float(-log_p.mean())},
+        "annealing": _annealing(run_dir),
+    }
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        cards.publish(name, params, about, folder)
+    print_table(name, ("", "measured"), [(key, str(about["test"][key])) for key in about["test"]])
+    if about["annealing"] is None:
+        console.print("no annealed estimate: python -m experiments.annealing makes one")
+    console.print(f"written: {folder / name}.npz and .json")
+
+
+def command_of(config: Config) -> str:
+    """The command that makes a run: the flags that differ from the default."""
+    words = [f"python -m experiments.{config.data.dataset}"]
+    default = Config.of(dataset=config.data.dataset)
+    for name, value in config.flat().items():
+        if name in INCIDENTAL or name == "parameters" or value == default.flat()[name]:
+            continue
+        flag = "--" + name.replace("_", "-")
+        if name == "hidden_sizes":
+            value = tuple(",".join(map(str, widths)) for widths in value)
+        if isinstance(value, bool):
+            words.append(flag)
+        elif isinstance(value, tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(f"{flag}={shlex.quote(str(value))}")
+    for name, value in config.bound.given().items():
+        flag = "--" + name.replace("_", "-")
+        words.append(flag if value is True else f"{flag}={value}")
+    return " ".join(words)
+
+
+def _annealing(run_dir: Path) -> dict[str, Any] | None:
+    """The annealed estimate of most steps in a run's folder; None if there is none."""
+    found = [json.loads(file.read_text()) for file in sorted(run_dir.glob("annealing-*.json"))]
+    if not found:
+        return None
+    best = max(found, key=lambda results: (results["steps"], results["images"]))
+    return {name: best[name] for name in _ANNEALED}
