@@ -261,8 +261,8 @@ def test_parameters_of_another_model_are_refused():
         (lambda: training.stage_passes(-1), "stages to be a positive int, got -1"),
         (lambda: training.stage_passes(2, base=0), "base to be a positive int, got 0"),
         (
-            lambda: iwae_jax.ModelConfig(likelihood="normal", likelihood_scale=True),
-            "likelihood_scale to be a number in .*, got True",
+            lambda: iwae_jax.ModelConfig(likelihood=iwae_jax.models.Normal(True)),
+            "scale to be a number in .*, got True",
         ),
         (
             lambda: iwae_jax.init(KEY, small(1).model, data_mean=np.full(11, 12.0)),
@@ -279,8 +279,8 @@ def test_arguments(call, message):
 def test_numbers_of_numpy_are_numbers():
     schedule = training.stage_schedule(10, np.array([1e-3, 1e-4]))  # type: ignore[arg-type]
     np.testing.assert_allclose(schedule(10), 1e-4)
-    config = iwae_jax.ModelConfig(likelihood="normal", likelihood_scale=np.float32(0.5))  # type: ignore[arg-type]
-    assert config == iwae_jax.ModelConfig(likelihood="normal", likelihood_scale=0.5)
+    config = iwae_jax.ModelConfig(likelihood=iwae_jax.models.Normal(np.float32(0.5)))  # type: ignore[arg-type]
+    assert config.parts == iwae_jax.ModelConfig(likelihood="normal:scale=0.5").parts
     assert objectives.Renyi(np.float64(0.5)) == objectives.Renyi(0.5)
     assert repr(objectives.CUBO(np.int64(3))) == "CUBO(n=3)"  # type: ignore[arg-type]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from iwae_jax import ModelConfig
+from iwae_jax import ModelConfig, models
 from iwae_jax.models import networks
 from tests.oracles import Tally
 from tests.test_importance import KEY, SMALL, binary, small
@@ -101,7 +101,7 @@ def test_a_normal_likelihood_starts_at_the_mean():
 def test_a_normal_likelihood_is_normal(scale):
     from scipy import stats
 
-    config = ModelConfig((3,), (2,), ((4,),), likelihood="normal", likelihood_scale=scale)
+    config = ModelConfig((3,), (2,), ((4,),), likelihood=models.Normal(scale))
     params = iwae_jax.init(KEY, config)
     assert ("log_scale" in blocks(params)[1]) == (scale is None)
     x, z = jnp.array([0.5, -2.0, 30.0]), (jnp.array([0.3, -0.7]),)
@@ -145,7 +145,8 @@ def test_the_prior_has_the_moments_of_its_layers():
     top = np.asarray(z[1], np.float64)
     assert (np.abs(top.mean(axis=0)) < 4 / np.sqrt(20_000)).all()
     np.testing.assert_allclose(top.std(axis=0), 1.0, rtol=0.03)
-    mean, log_scale = jax.vmap(lambda z: params.model.parts.prior._conditional(params, 0, z))(z[1])
+    outputs = jax.vmap(lambda z: params.model.parts.prior._outputs(params, 0, z))(z[1])
+    mean, log_scale = outputs["mean"], outputs["log_scale"]
     standardised = np.asarray((z[0] - mean) * jnp.exp(-log_scale), np.float64)
     assert (np.abs(standardised.mean(axis=0)) < 4.5 / np.sqrt(20_000)).all()
     np.testing.assert_allclose(standardised.std(axis=0), 1.0, rtol=0.03)
@@ -260,14 +261,15 @@ def test_reconstructions_are_means_of_p_x_given_a_draw_of_z():
         ({"activation": "sine"}, "Expected activation to be one of"),
         ({"activation": ["tanh"]}, "Expected activation to be one of"),
         ({"hidden_sizes": 200}, "Expected hidden_sizes to hold positive ints"),
-        ({"likelihood": "normal", "likelihood_scale": "a"}, "Expected likelihood_scale"),
+        ({"likelihood": "normal:scale=a"}, "Expected scale to be a number"),
         (
             {"likelihood": "poisson"},
-            "Expected likelihood to be one of bernoulli, normal, got 'poisson'",
+            "Expected likelihood to be one of bernoulli, .*, categorical, got 'poisson'",
         ),
-        ({"likelihood_scale": 1.0}, "Expected likelihood_scale to be None"),
-        ({"likelihood": "normal", "likelihood_scale": 0.0}, "Expected likelihood_scale"),
-        ({"likelihood": "normal", "likelihood_scale": float("nan")}, "Expected likelihood_scale"),
+        ({"likelihood": "bernoulli:scale=1"}, "likelihood 'bernoulli' with no options"),
+        ({"likelihood": "normal:scale=0"}, "Expected scale to be a number"),
+        ({"likelihood": "normal:scale=nan"}, "Expected scale to be a number"),
+        ({"posterior": "student_t:df"}, "posterior 'student_t' with df"),
     ],
 )
 def test_a_config_that_makes_no_model(fields, message):

@@ -499,7 +499,7 @@ def test_a_randomised_objective_keeps_its_other_routes():
 
 
 @dataclasses.dataclass(frozen=True)
-class HeavyPrior(models.LayeredNormalPrior):
+class HeavyPrior(models.LayeredPrior):
     """Another density than that of the class that it derives from."""
 
     def log_prob(self, params, z):
@@ -522,4 +522,4 @@ def test_another_density_has_no_moments():
 
 def test_parts_must_agree_on_the_latents():
     with pytest.raises(ValueError, match=r"to have the same latents, got shapes .*\(3,\), \(2,\)"):
-        composed(prior=models.LayeredNormalPrior((3, 2), ((4,),)))
+        composed(prior=models.LayeredPrior((3, 2), ((4,),)))

@@ -1,6 +1,7 @@
 """Flags of the objective and of its gradient."""
 
 import inspect
+import math
 import re
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from typing import Annotated, Any, get_type_hints
@@ -10,10 +11,10 @@ import tyro
 from experiments.shared.checks import check_given, check_least, flag
 from experiments.shared.errors import UsageError
 from experiments.shared.flags import SWITCH, choices, optional
-from iwae_jax import gradients, objectives
+from iwae_jax import ModelConfig, gradients, objectives
 from iwae_jax.gradients import Estimator
 from iwae_jax.objectives import Objective
-from iwae_jax.training import Recipe
+from iwae_jax.training import KERNELS, Recipe
 
 MOST = {"partitions": 10_000, "order": 100}
 """The largest values of parameters on which the time and the memory of a single bound depend."""
@@ -87,6 +88,14 @@ class BoundFlags:
     """Samples of the backward pass. They are drawn from the k samples of the forward pass. 0: all k."""
     chunk: Annotated[int | None, optional("INT", "all")] = None
     """Samples that an exact backward pass holds at a time: k = 5000 in the memory of so many."""
+    kl_weight: Annotated[float, SWITCH] = 1.0
+    """Weight of the KL term in training. Bounds are reported without it."""
+    kl_warm_up: Annotated[float, SWITCH] = 0.0
+    """Passes in which that weight rises from 0."""
+    mmd: Annotated[float, SWITCH] = 0.0
+    """Weight of the discrepancy of a batch's z from the prior, a penalty (InfoVAE)."""
+    mmd_kernel: Annotated[str, choices(KERNELS)] = "imq"
+    """Kernel of the discrepancy."""
     parameters: Annotated[Any, tyro.conf.arg(name="", constructor=Parameters)] = field(
         default_factory=Parameters
     )
@@ -96,6 +105,17 @@ class BoundFlags:
         """Raise a `UsageError` for the first invalid value."""
         check_given(self, "k", "objective")
         check_least(self, k=1, resampled=0, chunk=1)
+        for name in ("kl_weight", "kl_warm_up"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(
+                    f"Expected {flag(name)} to be at least 0, got {getattr(self, name)}."
+                )
+        if not math.isfinite(self.mmd):
+            raise UsageError(f"Expected --mmd to be a number, got {self.mmd}.")
+        if self.mmd_kernel not in KERNELS:
+            raise UsageError(
+                f"Expected --mmd-kernel in {{{', '.join(KERNELS)}}}, got {self.mmd_kernel!r}."
+            )
         if self.chunk is not None and self.resampled:
             raise UsageError("Expected --chunk or --resampled, got both.")
         for name in self.objective:
@@ -138,20 +158,29 @@ class BoundFlags:
         """The objective of a run."""
         return known_objectives()[self.objective[0]](**self.taken())
 
-    def recipe(self, recipe: Recipe) -> Recipe:
+    def recipe(self, recipe: Recipe, model: ModelConfig) -> Recipe:
         """A recipe with the gradient of a run. Flags that are not given are those of the recipe.
 
-        For an objective or a route that does not go with the recipe's estimator, it is the default one.
+        For an objective, a route, a model or a weight of the KL term that does not go with the recipe's
+        estimator, it is the default one; for discrete latents, VIMCO.
         """
+        climb = {
+            name: getattr(self, name) for name in ("kl_weight", "kl_warm_up", "mmd", "mmd_kernel")
+        }
+        climb["kl_warm_up"] = min(self.kl_warm_up, recipe.passes)
+        recipe = replace(recipe, **climb)
         if self.resampled is not None:
             recipe = replace(recipe, resampled=self.resampled or None)
-        if not self.gradient and not self._allows(self._routes(recipe.gradient), self.k[0]):
+        if not self.gradient and model.is_discrete:
+            recipe = replace(recipe, gradient="vimco")
+        elif not self.gradient and not self._allows(
+            self._routes(recipe.gradient), self.k[0], model
+        ):
             recipe = replace(recipe, gradient=gradients.DEFAULT)
         estimator = self._routes(self.gradient[0] if self.gradient else recipe.gradient)
         some = recipe.samples(1, self.k[0])
-        if some < self.k[0] and not self._allows(
-            estimator, some
-        ):  # groups, say, that don't divide it
+        if some < self.k[0] and not self._allows(estimator, some, model):
+            # Groups, say, that don't divide it.
             recipe = replace(recipe, first_passes=0)
         if self.chunk is not None:
             return replace(
@@ -164,9 +193,15 @@ class BoundFlags:
             return gradients.named(estimator)
         return gradients.ByRoute(p=self.p_gradient, zq=estimator)
 
-    def _allows(self, estimator: Estimator, samples: int) -> bool:
+    def check_climb(self, estimator: Estimator) -> None:
+        """Raise a `ValueError` if an estimator takes no weight of the KL term, and there is one."""
+        if self.kl_weight != 1.0 or self.kl_warm_up:
+            gradients.check_tempered(estimator)
+
+    def _allows(self, estimator: Estimator, samples: int, model: ModelConfig) -> bool:
         try:
-            gradients.check_pair(self.objective_function, estimator, samples)
+            gradients.check_pair(self.objective_function, estimator, samples, model)
+            self.check_climb(estimator)
         except ValueError:
             return False
         return True

@@ -40,8 +40,9 @@ INCIDENTAL = (
 
 ADDED = (
     *("gradient", "parameters", "p_gradient", "resampled", "after", "adam_beta1", "adam_beta2"),
-    *("latent_sizes", "hidden_sizes", "likelihood", "prior", "posterior", "network"),
+    *("latent_sizes", "hidden_sizes", "likelihood", "prior", "posterior", "network", "latents"),
     *("first_passes", "first_k", "rate_decay", "warm_up", "eval_precision", "chunk"),
+    *("kl_weight", "kl_warm_up", "mmd", "mmd_kernel"),
 )
 """Fields that the first version lacked: they may be missing in a config.json. All others may not."""
 
@@ -120,7 +121,7 @@ class Config:
         default_factory=BoundFlags
     )
     data: Annotated[RunDataFlags, group()] = field(default_factory=RunDataFlags)
-    schedule: Annotated[ScheduleFlags, group()] = field(default_factory=ScheduleFlags)
+    schedule: Annotated[ScheduleFlags, group("schedule (by default the preset's)")] = field(default_factory=ScheduleFlags)
     evaluation: Annotated[EvaluationFlags, group()] = field(default_factory=EvaluationFlags)
     run: Annotated[RunFlags, group()] = field(default_factory=RunFlags)
 
@@ -153,15 +154,17 @@ class Config:
         try:
             for run in self.runs():
                 model, recipe = run.model(784), run.recipe()
-                if model.data_range != (0, 1) and self.data.binarization != "none":
+                binary = getattr(model.parts.likelihood, "levels", 2) == 2
+                if not (binary and model.data_range == (0, 1)) and self.data.binarization != "none":
                     raise UsageError(
-                        f"Expected --binarization=none with --likelihood={run.network.likelihood}, whose "
-                        f"data are in {model.data_range}, got {self.data.binarization}."
+                        f"Expected --binarization=none with --likelihood={run.network.likelihood}, which "
+                        f"is not of binary data, got {self.data.binarization}."
                     )
                 gradients.check_pair(run.objective_function, recipe.gradient, run.bound.k[0], model)
                 for samples in {run.bound.k[0], recipe.samples(1, run.bound.k[0])}:
                     estimator = recipe.estimator(samples)
                     gradients.check_pair(run.objective_function, estimator, samples, model)
+                run.bound.check_climb(recipe.estimator(run.bound.k[0]))
         except ValueError as error:
             names = [*_GROUPS, *(each.name for each in fields(Parameters))]
             routes = {"p": "--p-gradient", "zq": "--gradient"}
@@ -185,7 +188,8 @@ class Config:
         parts = [self.former_name]
         defaults, values = Config().flat(), self.flat()
         schedule = [each.name for each in fields(ScheduleFlags)]
-        for name in ("chunk", "binarization", *schedule, "precision"):
+        climb = ("kl_weight", "kl_warm_up", "mmd", "mmd_kernel")
+        for name in ("chunk", *climb, "binarization", *schedule, "precision"):
             value = values[name]
             if value != defaults[name]:
                 parts.append(f"{name}_{value}" if isinstance(value, str) else f"{name}{value}")
@@ -212,7 +216,7 @@ class Config:
 
     def recipe(self, images: int = recipes.SMALL) -> Recipe:
         """The recipe of a run with so many training images."""
-        return self.bound.recipe(self.schedule.recipe(images))
+        return self.bound.recipe(self.schedule.recipe(images), self.model(784))
 
     def model(self, pixels: int) -> ModelConfig:
         """The model of a run, for images of so many pixels."""
@@ -236,6 +240,8 @@ class Config:
             values = dict(values)
             p = route_of_theta(values.pop("theta_gradient"), values.get("gradient", ""))
             values["p_gradient"] = p
+        if values.get("prior") == "normal":  # its name in earlier versions
+            values = dict(values) | {"prior": "standard"}
         if "rate_decay" not in values:
             values = dict(values) | _of_former_version(values)
         unknown = sorted(set(values) - set(_GROUPS))

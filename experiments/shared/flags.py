@@ -22,8 +22,11 @@ def optional(metavar: str, default: str = "") -> object:
 
 
 def choices(names: Iterable[str], default: str | None = None) -> object:
-    """A flag that takes any of these names; --help lists them, and a default that is not one of them."""
-    hint = None if default is None else f"(default: {default})"
+    """A flag that takes any of these names; --help lists them, and a default that is not one of them.
+
+    For an empty default --help shows none.
+    """
+    hint = f"(default: {default})" if default else default
     return tyro.conf.arg(metavar="{" + ",".join(names) + "}", help_behavior_hint=hint)
 
 

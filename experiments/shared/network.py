@@ -1,5 +1,6 @@
 """Flags of the model: layers, sizes and distributions."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from iwae_jax import ModelConfig, models
 
 Widths = tuple[tuple[int, ...], ...]
 MOST_UNITS = 100_000  # of a layer: a layer of more takes all memory before it fails
-PARTS = ("likelihood", "prior", "posterior", "network")
+PARTS = ("latents", "likelihood", "prior", "posterior", "network")
 
 
 def default_sizes(layers: int) -> tuple[tuple[int, ...], Widths]:
@@ -48,12 +49,14 @@ class NetworkFlags:
         optional("INT,INT ..", "see --layers"),
     ] = ()
     """Widths of the hidden layers, one comma-separated word for each stochastic layer: 200,200 100,100."""
+    latents: Annotated[tuple[str, ...], choices(models.LATENTS)] = ("normal",)
+    """Kind of latents, of all layers or of each."""
     likelihood: Annotated[str, choices(models.LIKELIHOODS)] = "bernoulli"
-    """Distribution of x given z."""
-    prior: Annotated[str, choices(models.PRIORS)] = "normal"
-    """Distribution of z."""
+    """Distribution of x given z. With options: normal:scale=0.5."""
+    prior: Annotated[str, choices(models.PRIORS)] = "standard"
+    """Distribution of z. With options: vamp:inputs=500."""
     posterior: Annotated[str, choices(models.POSTERIORS)] = "normal"
-    """Distribution of z given x in the recognition model."""
+    """Distribution of real z given x. With options: student_t:df=3."""
     network: Annotated[str, choices(models.NETWORKS)] = "mlp"
     """Network of each distribution."""
 
@@ -128,15 +131,14 @@ class NetworkFlags:
         for name in PARTS:
             value = getattr(self, name)
             if value != getattr(NetworkFlags, name):
-                parts.append(f"{name}_{value}")
+                text = "+".join(value) if isinstance(value, tuple) else value
+                parts.append(f"{name}_{re.sub('[^A-Za-z0-9.+_]', '_', str(text))}")
         return "-".join(parts)
 
     def model(self, pixels: int) -> ModelConfig:
         """The model of a run, for images of so many pixels."""
         latent_sizes, hidden_sizes = self.sizes()
-        return ModelConfig(
-            (pixels,),
-            latent_sizes,
-            hidden_sizes,
-            **{name: getattr(self, name) for name in PARTS},
-        )
+        parts = {name: getattr(self, name) for name in PARTS}
+        if len(self.latents) == 1:
+            (parts["latents"],) = self.latents
+        return ModelConfig((pixels,), latent_sizes, hidden_sizes, **parts)

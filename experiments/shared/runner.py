@@ -225,7 +225,8 @@ def train(
     recipe, count, (k,) = config.recipe(len(data.train)), len(data.train), config.bound.k
     total = recipe.passes
     state = devices.everywhere(initial_state(config, data))
-    schedule = recipe.learning_rate(-(-count // recipe.batch_size))
+    steps_per_pass = -(-count // recipe.batch_size)
+    schedule, climb = recipe.learning_rate(steps_per_pass), recipe.climb(steps_per_pass)
     images = devices.everywhere(jnp.asarray(data.train))
     held_out = observations(config, data, data.validation, keys.held_out_pixels)
     board = _tensorboard(config, folder) if first() else None
@@ -253,6 +254,7 @@ def train(
                 maximum=data.maximum,
                 objective=config.objective_function,
                 gradient=recipe.estimator(samples),
+                **climb,
             )
             seconds.setdefault("to_first_step", time.time() - started)
             display.wait((state, bounds))

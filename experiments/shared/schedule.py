@@ -10,8 +10,8 @@ from experiments.shared.flags import choices, optional
 from iwae_jax import training
 from iwae_jax.training import Recipe, recipes
 
-OfPreset = optional("INT", "preset's")
-RateOfPreset = optional("FLOAT", "preset's")
+OfPreset = optional("INT")
+RateOfPreset = optional("FLOAT")
 
 
 @dataclass(frozen=True)
@@ -22,15 +22,15 @@ class ScheduleFlags:
     """quick: minutes on two cores. long: an hour. table: for models that are compared. paper: 3,280 passes."""
     passes: Annotated[int | None, OfPreset] = None
     """Passes over the data."""
-    stages: Annotated[int | None, optional("INT", "")] = None
+    stages: Annotated[int | None, optional("INT")] = None
     """Stages of the paper's schedule, instead of --passes."""
-    first_passes: Annotated[int | None, optional("INT", "preset's share")] = None
+    first_passes: Annotated[int | None, optional("INT")] = None
     """The first of the passes, which take --first-k samples."""
     first_k: Annotated[int | None, OfPreset] = None
     """Samples of the first passes, if --k is larger."""
     batch_size: Annotated[int | None, OfPreset] = None
     """Images in a step."""
-    rate_decay: Annotated[str | None, choices(recipes.DECAYS, "preset's")] = None
+    rate_decay: Annotated[str | None, choices(recipes.DECAYS, "")] = None
     """stages: the paper's. cosine: half a cosine after a warm-up."""
     first_rate: Annotated[float | None, RateOfPreset] = None
     """Highest learning rate."""
@@ -48,7 +48,7 @@ class ScheduleFlags:
     """Decay of Adam's mean square gradient."""
     adam_eps: Annotated[float | None, RateOfPreset] = None
     """Adam's epsilon."""
-    loss: Annotated[str | None, choices(recipes.LOSSES, "preset's")] = None
+    loss: Annotated[str | None, choices(recipes.LOSSES, "")] = None
     """Loss of a batch. The paper's code uses sum, which divides Adam's epsilon by the batch size."""
 
     def check(self) -> None:

@@ -9,14 +9,18 @@ import jax.numpy as jnp
 from iwae_jax.checks import check_memory, check_positive_int
 from iwae_jax.devices import cut, cut_over
 from iwae_jax.noise import Noise, check_noise, normal_noise, sobol_points
-from iwae_jax.protocol import Params, flatten_batch
-from iwae_jax.typing import Array, Float, Int, Key, Observations
+from iwae_jax.protocol import Params, flatten_batch, other_key
+from iwae_jax.typing import Array, Float, Int, Key, Observations, PyTree
 
 CHUNK = 50
 """Samples of each datum that a device computes together where weights are streamed."""
 
 BLOCK = 2
 """(datum, sample) pairs for each datum that are computed together where counts differ."""
+
+
+STRATUM = 4
+"""The use of a datum's key for the stratum of its first sample; see `protocol.other_key`."""
 
 
 def log_weights(
@@ -136,7 +140,7 @@ def datum_log_weights(
 
     def draw(sample):
         if noise == "independent":
-            return model.sample_posterior(params, x, jax.random.fold_in(key, sample))
+            return draw_sample(params, x, key, sample)
         normals = normal_noise(noise, key, sample, model.noise_size, points)
         return model.sample_posterior_from(params, x, normals)
 
@@ -153,6 +157,23 @@ def datum_log_weights(
         return log_p - log_q
 
     return jax.vmap(one)(samples)
+
+
+def draw_sample(
+    params: Params, x: Float[Array, "*data"], key: Key[Array, ""], sample: Int[Array, ""]
+) -> tuple[PyTree, Float[Array, ""]]:
+    """z and log q of the sample of a number, of the datum whose key this is.
+
+    A model with ``strata`` is asked for a draw from one of them: the numbers of successive samples go through
+    them in turn, from a random start, so that any k samples cover them evenly and each is as likely as the
+    next for every sample.
+    """
+    model, own = params.model, jax.random.fold_in(key, sample)
+    strata = getattr(model, "strata", None)
+    if strata is None:
+        return model.sample_posterior(params, x, own)
+    start = jax.random.randint(other_key(key, STRATUM), (), 0, strata, sample.dtype)
+    return model.sample_posterior_stratum(params, x, own, (sample + start) % strata)
 
 
 def streamed_log_weights(

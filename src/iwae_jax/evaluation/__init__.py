@@ -9,6 +9,7 @@ from iwae_jax.evaluation.diagnosis import (
     pareto_k_limit,
     summarise,
 )
+from iwae_jax.evaluation.enumeration import exact_log_likelihood
 from iwae_jax.evaluation.likelihood import log_likelihood
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Likelihood",
     "annealing",
     "diagnose",
+    "exact_log_likelihood",
     "latents",
     "log_likelihood",
     "pareto_k_limit",

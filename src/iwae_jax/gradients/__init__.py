@@ -20,7 +20,7 @@ normalised weights, and s is V minus a leave-one-out baseline.
 takes route p from one and routes z and q from another.
 """
 
-from iwae_jax.gradients.bound import bound, check_pair, samples_kept
+from iwae_jax.gradients.bound import bound, check_pair, check_tempered, samples_kept
 from iwae_jax.gradients.estimator import Coefficients, Estimator, Needs
 from iwae_jax.gradients.mixing import ByRoute, Chunked, Resampled, chunked, resampled
 from iwae_jax.gradients.names import DEFAULT, NAMES, named
@@ -50,6 +50,7 @@ __all__ = [
     "WakeSleep",
     "bound",
     "check_pair",
+    "check_tempered",
     "chunked",
     "named",
     "resampled",

@@ -12,6 +12,7 @@ from iwae_jax.gradients.estimator import Coefficients, Estimator, coefficients_o
 from iwae_jax.gradients.mixing import Chunked, Recomputed, Resampled
 from iwae_jax.gradients.names import DEFAULT, named
 from iwae_jax.gradients.resampling import resample
+from iwae_jax.gradients.tempering import tempered
 from iwae_jax.importance import (
     BLOCK,
     check_weights_fit,
@@ -22,7 +23,7 @@ from iwae_jax.importance import (
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
 from iwae_jax.protocol import Params, check_density, check_members, flatten_batch, other_key
-from iwae_jax.typing import Array, Float, Key, Observations, PyTree
+from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 _STOP, _OFFSET, _TERM = 0, 1, 2  # uses of a datum's key other than its samples
 
@@ -35,6 +36,7 @@ def bound(
     *,
     objective: Any = IWAE(),
     gradient: Estimator | str = DEFAULT,
+    beta: ArrayLike | None = None,
 ) -> Float[Array, "*batch"]:
     r"""A k-sample bound on log p(x), for each datum.
 
@@ -56,6 +58,9 @@ def bound(
         derivative in x raises, and there are no second derivatives. The same holds for
         `objectives.PIWAE`, `objectives.SUMO`, and `gradients.resampled` and `gradients.chunked` with any
         estimator.
+      beta: a weight of the KL term in the gradient, which is then that of the objective of
+        log p(x | z) + beta (log p(z) - log q(z | x)). The value stays that of beta = 1. It may be traced: a
+        schedule does not compile again. Only estimators with ``tempered = True`` take it.
 
     Returns:
       The bound, nats.
@@ -82,7 +87,20 @@ def bound(
     data, keys, batch_shape = flatten_batch(params, x, key)
     check_pair(function, estimator, k, params.model)
     check_weights_fit(k, len(data))
-    return _bound(params, data, keys, k, function, estimator).reshape(batch_shape)
+    if beta is None:
+        return _bound(params, data, keys, k, function, estimator).reshape(batch_shape)
+    check_tempered(estimator)
+    values = _tempered_bound(params, data, keys, jnp.asarray(beta), k, function, estimator)
+    return values.reshape(batch_shape)
+
+
+def check_tempered(gradient: Estimator | str) -> None:
+    """Raise a `ValueError` if the estimator takes no weight of the KL term."""
+    if not named(gradient).tempered:
+        raise ValueError(
+            f"Expected a gradient that takes beta, such as {str(DEFAULT)!r}, got {str(named(gradient))!r}, "
+            "whose coefficients hold for beta = 1 alone."
+        )
 
 
 def check_pair(objective: Any, gradient: Estimator | str, k: int, model: Any = None) -> None:
@@ -151,6 +169,26 @@ def _bound(params, data, keys, k, objective, estimator):
     # Streamed: where only the value is wanted, the log-weights alone grow with k.
     log_w = streamed_log_weights(params, data, keys, k, analytic_kl=objective.analytic_kl)
     return objective(log_w)
+
+
+@partial(jax.jit, static_argnames=("k", "objective", "estimator"))
+def _tempered_bound(params, data, keys, beta, k, objective, estimator):
+    value = _bound(jax.lax.stop_gradient(params), data, keys, k, objective, estimator)
+    climbed = _bound(tempered(params, beta), data, keys, k, objective, estimator)
+    return _with_derivative_of(value, climbed)
+
+
+@jax.custom_vjp
+def _with_derivative_of(value: Array, climbed: Array) -> Array:
+    """The value of the one, the derivative of the other; also where both are infinite."""
+    del climbed
+    return value
+
+
+_with_derivative_of.defvjp(
+    lambda value, climbed: (value, None),
+    lambda _, cotangent: (jnp.zeros_like(cotangent), cotangent),
+)
 
 
 def _replicated(array: Array) -> Array:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from iwae_jax.gradients.estimator import Coefficients, Estimator, coefficients_of
-from iwae_jax.importance import cut_pairs, sampled_log_weights
+from iwae_jax.importance import cut_pairs, draw_sample, sampled_log_weights
 from iwae_jax.objectives import Objective
 from iwae_jax.protocol import Params, over_samples
 from iwae_jax.typing import Array, Float, Key, PyTree
@@ -171,7 +171,7 @@ def sample(params: Params, data: Array, keys: Array, samples: Array) -> Any:
     """(z, log q) of the samples numbered ``samples`` of each datum, [n, m, ..]."""
 
     def one(x, key, number):
-        return params.model.sample_posterior(params, x, jax.random.fold_in(key, number))
+        return draw_sample(params, x, key, number)
 
     over = jax.vmap(one, in_axes=(None, None, 0))
     own = 0 if samples.ndim == 2 else None

@@ -78,6 +78,7 @@ class Estimator(abc.ABC):
         differentiation alone. `coefficients` must say the same.
       common_p: True if route p has the coefficients c = dV/dl and no further term, as for most
         estimators. `gradients.ByRoute` then takes route p from the default estimator alone.
+      tempered: True if the coefficients also hold where the KL term of the model has a weight.
 
     Example:
       >>> import dataclasses, jax, jax.numpy as jnp, iwae_jax
@@ -99,6 +100,7 @@ class Estimator(abc.ABC):
     needs: Any = Needs()
     plain: bool = False
     common_p: bool = False
+    tempered: Any = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

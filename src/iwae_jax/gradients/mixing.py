@@ -109,6 +109,10 @@ class Recomputed(Estimator):
     def needs(self) -> Needs:  # type: ignore[override]
         return self.estimator.needs
 
+    @property
+    def tempered(self) -> bool:
+        return self.estimator.tempered
+
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         return self.estimator.coefficients(objective, log_w)
 

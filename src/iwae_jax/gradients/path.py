@@ -25,6 +25,7 @@ class STL(Estimator):
 
     needs = Needs(reparameterised=True, density=True)
     common_p = True
+    tempered = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         c = objective.gradient(log_w)

@@ -28,6 +28,7 @@ class Reparam(Estimator):
     needs = Needs(reparameterised=True)
     common_p = True
     plain = True
+    tempered = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         c = objective.gradient(log_w)

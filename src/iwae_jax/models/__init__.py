@@ -1,15 +1,26 @@
 """Models: likelihoods, priors, posteriors and networks, and their composition."""
 
+from iwae_jax.models import families
 from iwae_jax.models.config import ModelConfig, Parts, in_precision
-from iwae_jax.models.likelihoods import LIKELIHOODS, Bernoulli, Likelihood, Normal
+from iwae_jax.models.families import LATENTS, Family
+from iwae_jax.models.likelihoods import (
+    LIKELIHOODS,
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    DiscretisedLogistic,
+    Likelihood,
+    Normal,
+)
 from iwae_jax.models.networks import ACTIVATIONS, MLP, NETWORKS
-from iwae_jax.models.posteriors import POSTERIORS, LayeredNormalPosterior, Posterior
-from iwae_jax.models.priors import PRIORS, LayeredNormalPrior, Prior
+from iwae_jax.models.posteriors import POSTERIORS, LayeredPosterior, Posterior
+from iwae_jax.models.priors import PRIORS, LayeredPrior, Prior, VampPrior
 from iwae_jax.models.products import PRECISIONS
 from iwae_jax.models.sampling import encode, reconstruct, sample
 
 __all__ = [
     "ACTIVATIONS",
+    "LATENTS",
     "LIKELIHOODS",
     "MLP",
     "NETWORKS",
@@ -17,15 +28,21 @@ __all__ = [
     "PRECISIONS",
     "PRIORS",
     "Bernoulli",
-    "LayeredNormalPosterior",
-    "LayeredNormalPrior",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretisedLogistic",
+    "Family",
+    "LayeredPosterior",
+    "LayeredPrior",
     "Likelihood",
     "ModelConfig",
     "Normal",
     "Parts",
     "Posterior",
     "Prior",
+    "VampPrior",
     "encode",
+    "families",
     "in_precision",
     "reconstruct",
     "sample",

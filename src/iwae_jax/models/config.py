@@ -9,14 +9,17 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.checks import check_data_mean, check_number, check_positive_int
+from iwae_jax.checks import check_data_mean, check_positive_int
+from iwae_jax.models import families
+from iwae_jax.models.families import Family
 from iwae_jax.models.likelihoods import LIKELIHOODS, Likelihood, Outputs
+from iwae_jax.models.naming import by_name, known
 from iwae_jax.models.networks import ACTIVATIONS, NETWORKS, Bias, InPrecision, Network, emit
 from iwae_jax.models.posteriors import POSTERIORS, Posterior
 from iwae_jax.models.priors import PRIORS, Prior
 from iwae_jax.models.products import PRECISIONS
 from iwae_jax.protocol import Params
-from iwae_jax.typing import Array, ArrayLike, Float, Key, Latents, PyTree
+from iwae_jax.typing import Array, ArrayLike, Float, Int, Key, Latents, PyTree
 
 
 class Parts(NamedTuple):
@@ -32,8 +35,9 @@ class ModelConfig:
     """A deep latent-variable model with L >= 1 stochastic layers.
 
     p(x, z) = p(z) p(x | z[0]) and q(z | x), put together from parts: a likelihood, a prior, a posterior,
-    and the network that each uses. A part is given by name or as an object. The defaults are the paper's
-    one-layer MNIST network: fully connected, with normal layers and Bernoulli pixels.
+    and the network that each uses. A part is given by name or as an object. A name may carry options:
+    ``"student_t:df=3"``, ``"semi_implicit:draws=10,noise=5"``. The defaults are the paper's one-layer MNIST
+    network: fully connected, with normal layers and Bernoulli pixels.
 
     The parameters are ``params.generative["likelihood"]``, ``params.generative["prior"]`` and
     ``params.recognition``. Networks' variables are whole Flax variable dicts.
@@ -44,12 +48,13 @@ class ModelConfig:
       hidden_sizes: for each stochastic layer, the widths of the hidden layers between it and the layer
         below, on the way up; the way down is reversed.
       activation: the hidden layers' activation, a name in `models.ACTIVATIONS`.
+      latents: the kind of each layer's latents, a name in `models.LATENTS`, or one name for all layers:
+        ``"normal"`` (real numbers), ``"bernoulli"``, ``"categorical"`` or ``"concrete"``.
       likelihood: a name in `models.LIKELIHOODS` (``"bernoulli"`` for x in [0, 1], ``"normal"`` for real
         x), or a `models.Likelihood`.
-      likelihood_scale: the fixed scale (standard deviation) of the likelihood ``"normal"``; None learns
-        one for each pixel as a function of z.
       prior: a name in `models.PRIORS`, or a `models.Prior`.
-      posterior: a name in `models.POSTERIORS`, or a `models.Posterior`.
+      posterior: a name in `models.POSTERIORS`, the family of the layers of real latents, or a
+        `models.Posterior`.
       network: a name in `models.NETWORKS`, or a function that makes a Flax module, as `models.MLP` does.
       precision: the precision of the networks' products, forward and backward, on every device:
         ``"float32"``; ``"tensorfloat32"``, which is float32 where a device has no such format; or
@@ -74,15 +79,16 @@ class ModelConfig:
     latent_sizes: tuple[int, ...] = (50,)
     hidden_sizes: tuple[tuple[int, ...], ...] = ((200, 200),)
     activation: str = "tanh"
+    latents: str | tuple[str, ...] = "normal"
     likelihood: str | Likelihood = "bernoulli"
-    likelihood_scale: float | None = None
-    prior: str | Prior = "normal"
+    prior: str | Prior = "standard"
     posterior: str | Posterior = "normal"
     network: str | Network = "mlp"
     precision: str = "float32"
     # Names are resolved once. The parts take part in comparisons, so that a name that is registered
     # again makes another config, which is compiled again.
     parts: Parts = field(init=False, repr=False)
+    latent_families: tuple[Family, ...] = field(init=False, repr=False)
     make_network: Network = field(init=False, repr=False)
 
     def __post_init__(self):
@@ -100,34 +106,36 @@ class ModelConfig:
                 "Expected latent_sizes and hidden_sizes to have one entry for each stochastic "
                 f"layer, at least one, got {self.latent_sizes} and {self.hidden_sizes}."
             )
-        _known("activation", self.activation, ACTIVATIONS)
-        if self.likelihood_scale is not None and self.likelihood != "normal":
-            raise ValueError(
-                "Expected likelihood_scale to be None, or likelihood to be 'normal', got "
-                f"{self.likelihood_scale!r} for {self.likelihood!r}."
-            )
-        if self.likelihood_scale is not None:
-            scale = check_number(
-                "likelihood_scale",
-                self.likelihood_scale,
-                0.0,
-                math.inf,
-                open_low=True,
-                open_high=True,
-            )
-            set_field("likelihood_scale", scale)
+        known("activation", self.activation, ACTIVATIONS)
         network = self.network
-        known = _known("network", network, NETWORKS) if isinstance(network, str) else network
-        _known("precision", self.precision, PRECISIONS)
+        make = known("network", network, NETWORKS) if isinstance(network, str) else network
+        known("precision", self.precision, PRECISIONS)
         if self.precision != "float32":
-            known = InPrecision(known, self.precision)
-        set_field("make_network", known)
-        parts = (
-            _part("likelihood", self.likelihood, LIKELIHOODS, self),
-            _part("prior", self.prior, PRIORS, self),
-            _part("posterior", self.posterior, POSTERIORS, self),
+            make = InPrecision(make, self.precision)
+        set_field("make_network", make)
+        kinds = self.latents
+        if not isinstance(kinds, str):
+            kinds = tuple(kinds)
+            set_field("latents", kinds)
+            if len(kinds) != len(self.latent_sizes):
+                raise ValueError(
+                    f"Expected latents to be one name, or one for each of {len(self.latent_sizes)} layers, "
+                    f"got {kinds!r}."
+                )
+        each = (kinds,) * len(self.latent_sizes) if isinstance(kinds, str) else kinds
+        set_field(
+            "latent_families", tuple(by_name("latents", kind, families.LATENTS) for kind in each)
         )
-        set_field("parts", Parts(*parts))
+        # The likelihood first: it says the range of x, which another part may read.
+        likelihood = self._part("likelihood", LIKELIHOODS)
+        set_field("parts", Parts(likelihood, None, None))  # type: ignore[arg-type]
+        prior, posterior = self._part("prior", PRIORS), self._part("posterior", POSTERIORS)
+        set_field("parts", Parts(likelihood, prior, posterior))
+        if getattr(prior, "needs_density", False) and not self.has_density:
+            raise ValueError(
+                f"Expected a posterior with a density at a given z for prior {self.prior!r}; that of "
+                f"{self.posterior!r} has none."
+            )
 
     @classmethod
     def two_layer(cls, data_shape: tuple[int, ...] = (784,)) -> "ModelConfig":
@@ -153,8 +161,13 @@ class ModelConfig:
             mean = check_data_mean(data_mean, self.data_shape)
             bias = tuple(likelihood.first_bias(mean).ravel().tolist())
         recognition_key, likelihood_key, prior_key = jax.random.split(key, 3)
-        decoder = self._decoder(bias).init(likelihood_key, jnp.zeros(self.latent_sizes[0]))
-        generative = {"likelihood": dict(decoder), "prior": prior.init(prior_key)}
+        read = families.zeros_read(self.latent_families[0], self.latent_sizes[0])
+        decoder = dict(self._decoder(bias).init(likelihood_key, read))
+        own = self._own_parameters
+        generative = {
+            "likelihood": decoder | ({_OWN: own} if own else {}),
+            "prior": prior.init(prior_key),
+        }
         x = jnp.zeros(self.data_shape)
         recognition = posterior.init(recognition_key, x)
         params = Params(generative, recognition, self)
@@ -224,6 +237,37 @@ class ModelConfig:
         return self.parts.posterior.noise_size  # type: ignore[attr-defined]
 
     @property
+    def is_discrete(self) -> bool:
+        """Whether a layer's latents are discrete, so that no gradient flows through them."""
+        return any(hasattr(family, "number_of_values") for family in self.latent_families)
+
+    @property
+    def number_of_latent_values(self) -> int:
+        """The number of values of z, if every layer is discrete."""
+        each: Any = zip(self.latent_families, self.latent_sizes, strict=True)
+        return math.prod(family.number_of_values(size) for family, size in each)
+
+    def latent_value(self, number: Int[Array, ""]) -> Latents:
+        """The value of z of a number from 0 to `number_of_latent_values` - 1."""
+        z = []
+        each: Any = zip(self.latent_families, self.latent_sizes, strict=True)
+        for family, size in each:
+            count = family.number_of_values(size)
+            z.append(family.value(number % count, size))
+            number = number // count
+        return tuple(z)
+
+    @property
+    def strata(self) -> int:
+        """The number of strata of a draw from q(z | x), if its draws are stratified."""
+        return self.parts.posterior.strata  # type: ignore[attr-defined]
+
+    @property
+    def sample_posterior_stratum(self) -> Callable[..., tuple[Latents, Array]]:
+        """``sample_posterior_stratum(params, x, key, stratum)``: z and log q, nats, from a stratum."""
+        return self.parts.posterior.from_stratum  # type: ignore[attr-defined]
+
+    @property
     def sample_posterior_from(self) -> Callable[..., tuple[Latents, Array]]:
         """``sample_posterior_from(params, x, noise)``: z and log q, nats, from [noise_size] noise."""
         return self.parts.posterior.from_noise  # type: ignore[attr-defined]
@@ -259,7 +303,27 @@ class ModelConfig:
         )
 
     def _outputs(self, params: Any, z: Latents) -> Outputs:
-        return emit(self._decoder(), params.generative["likelihood"], z[0])
+        variables = dict(params.generative["likelihood"])
+        own = variables.pop(_OWN, {})
+        return emit(self._decoder(), variables, self._features(z[0])) | own
+
+    def _features(self, z: Array) -> Array:
+        """What the likelihood's network reads of z[0]."""
+        return families.features(self.latent_families[0], z)
+
+    @property
+    def _own_parameters(self) -> Outputs:
+        """The likelihood's parameters that do not depend on z."""
+        own: Any = getattr(self.parts.likelihood, "parameters", None)
+        return {} if own is None else own(self.data_shape)
+
+    def _part(self, name: str, table: dict[str, Callable[..., Any]]) -> Any:
+        part = getattr(self, name)
+        return by_name(name, part, table, self) if isinstance(part, str) else part
+
+
+_OWN = "own"
+"""The likelihood's own parameters, beside the variables of its network."""
 
 
 def in_precision(params: Params, precision: str) -> Params:
@@ -278,16 +342,6 @@ def in_precision(params: Params, precision: str) -> Params:
         found = type(getattr(params, "model", params)).__name__
         raise ValueError(f"Expected params of a ModelConfig, got {found}.")
     return replace(params, model=replace(params.model, precision=precision))
-
-
-def _part(name: str, part: Any, table: dict[str, Callable[[Any], Any]], config: ModelConfig) -> Any:
-    return _known(name, part, table)(config) if isinstance(part, str) else part
-
-
-def _known(name: str, value: Any, table: dict[str, Any]) -> Any:
-    if not isinstance(value, str) or value not in table:
-        raise ValueError(f"Expected {name} to be one of {', '.join(table)}, got {value!r}.")
-    return table[value]
 
 
 def _sizes(name: str, sizes: Any) -> tuple[int, ...]:

@@ -1,6 +1,7 @@
 """Posteriors q(z | x): recognition models, for one datum and one sample."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.models.distributions import normal_log_prob, standard_normal_log_prob
-from iwae_jax.models.networks import MLP, Network, emit, normal_heads
-from iwae_jax.typing import Array, Float, Key, Latents, PyTree
+from iwae_jax.models import families
+from iwae_jax.models.families import Family
+from iwae_jax.models.networks import MLP, Network, emit
+from iwae_jax.typing import Array, Float, Int, Key, Latents, PyTree
 
 
 class Posterior(Protocol):
@@ -24,7 +26,8 @@ class Posterior(Protocol):
     ``log_prob``. A posterior may offer more, and the functions of the library that need it say so if it is
     missing. If its layers are normal: ``encode(params, x, key)`` and ``moments(params, x, z)``, their means
     and scales. If it is made of standard normal noise: ``noise_size`` and ``from_noise(params, x, noise)``,
-    z and log q of given noise.
+    z and log q of given noise. If its draws are stratified: ``strata``, the number of strata, and
+    ``from_stratum(params, x, key, stratum)``.
     """
 
     def init(self, key: Key[Array, ""], x: Float[Array, "*data"]) -> PyTree:
@@ -43,16 +46,17 @@ class Posterior(Protocol):
 
 
 @dataclass(frozen=True)
-class LayeredNormalPosterior:
-    """q(z | x) = q(z[0] | x) q(z[1] | z[0]) .. q(z[L-1] | z[L-2]), each a diagonal normal.
+class LayeredPosterior:
+    """q(z | x) = q(z[0] | x) q(z[1] | z[0]) .. q(z[L-1] | z[L-2]), each of a family of its own.
 
-    A network computes the mean and the log-scale of each layer from the layer below.
+    A network computes what a layer's family reads, such as mean and log-scale, from the layer below.
 
     Attributes:
       latent_sizes: the size of each stochastic layer, from the one next to x to the top.
       hidden_sizes: the widths of the hidden layers of each layer's network, upwards.
       activation: a name in `networks.ACTIVATIONS`.
       network: a function that makes the networks.
+      families: the family of each layer; () for diagonal normals.
 
     Reference:
       Burda et al., Importance Weighted Autoencoders (2016), eq. 2.
@@ -62,6 +66,12 @@ class LayeredNormalPosterior:
     hidden_sizes: tuple[tuple[int, ...], ...]
     activation: str = "tanh"
     network: Network = MLP
+    families: tuple[Family, ...] = ()
+
+    def __post_init__(self):
+        if not self.families:
+            each = (families.DiagonalNormal(),) * len(self.latent_sizes)
+            object.__setattr__(self, "families", each)
 
     def __init_subclass__(cls) -> None:
         # Another density has other moments: a subclass does not inherit these.
@@ -70,112 +80,206 @@ class LayeredNormalPosterior:
                 setattr(cls, name, property(_unknown))
 
     @property
-    def noise_size(self) -> int:
-        """The number of standard normal numbers behind one draw."""
-        return sum(self.latent_sizes)
+    def has_density(self) -> bool:
+        """Whether log q is known at a given z."""
+        return all(families.has_density(family) for family in self.families)
 
     def init(self, key: Key[Array, ""], x: Float[Array, "*data"]) -> PyTree:
         """Draw the recognition parameters; ``x`` gives the shape of a datum."""
-        inputs = (x, *map(jnp.zeros, self.latent_sizes))
         keys = jax.random.split(key, len(self.latent_sizes))
-        return tuple(
-            dict(network.init(keys[layer], inputs[layer]))
-            for layer, network in enumerate(self._networks)
-        )
+        variables, below = [], x
+        for layer_key, network, family, size in zip(
+            keys, self._networks, self.families, self.latent_sizes, strict=True
+        ):
+            found = dict(network.init(layer_key, below))
+            own = family.init(jax.random.fold_in(layer_key, 1), size)
+            variables.append(found | ({_OWN: own} if jax.tree.leaves(own) else {}))
+            below = families.zeros_read(family, size)
+        return tuple(variables)
 
     def sample_and_log_prob(
         self, params: Any, x: Float[Array, "*data"], key: Key[Array, ""]
     ) -> tuple[Latents, Float[Array, ""]]:
-        """Draw z layer by layer, reparameterised; return z and log q(z | x) in nats.
+        """Draw z layer by layer; return z and log q(z | x) in nats.
 
-        log q is that of the noise minus the log-scales. It equals `log_prob` at z, gradient included, and
-        is exact even if a scale is small relative to its mean.
+        Of normals, log q is that of the noise minus the log-scales. It equals `log_prob` at z, gradient
+        included, and is exact even if a scale is small relative to its mean.
         """
         keys = jax.random.split(key, len(self.latent_sizes))
-        noise = [
-            jax.random.normal(layer_key, (size,))
-            for layer_key, size in zip(keys, self.latent_sizes, strict=True)
-        ]
-        return self._transform(params, x, noise)
 
-    def from_noise(
-        self, params: Any, x: Float[Array, "*data"], noise: Float[Array, " noise"]
-    ) -> tuple[Latents, Float[Array, ""]]:
-        """z and log q(z | x), nats, from standard normal noise, [noise_size]."""
-        return self._transform(params, x, jnp.split(noise, np.cumsum(self.latent_sizes)[:-1]))
+        def draw(layer: int, own: PyTree, outputs: dict[str, Array]):
+            return self.families[layer].sample_and_log_prob(own, outputs, keys[layer])
+
+        return self._walk(params, x, draw)
 
     def log_prob(self, params: Any, x: Float[Array, "*data"], z: Latents) -> Float[Array, ""]:
         """log q(z | x) in nats, with gradients to the parameters, x and every z."""
-        _, conditionals = self._walk(params, x, lambda layer, mean, log_scale: z[layer])
-        log_q = jnp.zeros(())
-        for latent, (mean, log_scale) in zip(z, conditionals, strict=True):
-            log_q += normal_log_prob(latent, mean, log_scale)
-        return log_q
 
-    def moments(
-        self, params: Any, x: Float[Array, "*data"], z: Latents
-    ) -> tuple[tuple[Array, Array], ...]:
-        """(mean, scale) of each layer's conditional given z below it."""
-        return _scaled(self._walk(params, x, lambda layer, *_: z[layer])[1])
+        def given(layer: int, own: PyTree, outputs: dict[str, Array]):
+            return z[layer], self.families[layer].log_prob(own, outputs, z[layer])
 
-    def encode(
-        self, params: Any, x: Float[Array, "*data"], key: Key[Array, ""] | None
-    ) -> tuple[tuple[Array, Array], ...]:
-        """(mean, scale) of each layer's conditional, given one draw below it, or the mean for no key."""
-        if key is None:
-            return _scaled(self._walk(params, x, lambda _, mean, __: mean)[1])
-        return self.moments(params, x, self.sample_and_log_prob(params, x, key)[0])
+        return self._walk(params, x, given)[1]
+
+    # What only some families have is a property: if it is missing, hasattr is False.
+
+    @property
+    def noise_size(self) -> int:
+        """The number of standard normal numbers behind one draw."""
+        return sum(self._noise_sizes)
+
+    @property
+    def from_noise(self) -> Callable[..., tuple[Latents, Array]]:
+        """``from_noise(params, x, noise)``: z and log q(z | x), nats, from [noise_size] noise."""
+        ends = np.cumsum(self._noise_sizes)[:-1]
+
+        def transform(params: Any, x: Array, noise: Array) -> tuple[Latents, Array]:
+            parts = jnp.split(noise, ends)
+
+            def draw(layer: int, own: PyTree, outputs: dict[str, Array]):
+                family: Any = self.families[layer]
+                return family.from_noise(own, outputs, parts[layer])
+
+            return self._walk(params, x, draw)
+
+        return transform
+
+    @property
+    def strata(self) -> int:
+        """The number of strata of a draw: one for each way to choose every layer's."""
+        numbers = [getattr(family, "strata", 1) for family in self.families]
+        if max(numbers) == 1:
+            raise AttributeError(f"The draws of {self!r} are not stratified.")
+        return math.prod(numbers)
+
+    def from_stratum(
+        self, params: Any, x: Float[Array, "*data"], key: Key[Array, ""], stratum: Int[Array, ""]
+    ) -> tuple[Latents, Float[Array, ""]]:
+        """Draw z from a stratum, 0 .. strata - 1; return z and log q in nats."""
+        keys = jax.random.split(key, len(self.latent_sizes))
+        left = stratum
+
+        def draw(layer: int, own: PyTree, outputs: dict[str, Array]):
+            nonlocal left
+            family: Any = self.families[layer]
+            if not hasattr(family, "strata"):
+                return family.sample_and_log_prob(own, outputs, keys[layer])
+            chosen, left = left % family.strata, left // family.strata
+            return family.from_stratum(own, outputs, keys[layer], chosen)
+
+        return self._walk(params, x, draw)
+
+    @property
+    def moments(self) -> Callable[..., tuple[tuple[Array, Array], ...]]:
+        """``moments(params, x, z)``: (mean, scale) of each layer's conditional given z below it."""
+        self._check_normal()
+
+        def given(params: Any, x: Array, z: Latents) -> tuple[tuple[Array, Array], ...]:
+            return self._moments(params, x, lambda layer, mean: z[layer])
+
+        return given
+
+    @property
+    def encode(self) -> Callable[..., tuple[tuple[Array, Array], ...]]:
+        """``encode(params, x, key)``: (mean, scale) of each layer, given one draw below it.
+
+        Without a key, given the mean below it.
+        """
+        self._check_normal()
+
+        def encode(params: Any, x: Array, key: Any) -> tuple[tuple[Array, Array], ...]:
+            if key is None:
+                return self._moments(params, x, lambda layer, mean: mean)
+            return self.moments(params, x, self.sample_and_log_prob(params, x, key)[0])
+
+        return encode
+
+    @property
+    def _noise_sizes(self) -> list[int]:
+        each: Any = zip(self.families, self.latent_sizes, strict=True)
+        return [family.noise_size(size) for family, size in each]
 
     @property
     def _networks(self) -> tuple[nn.Module, ...]:
         return tuple(
-            self.network(hidden_sizes=hidden, heads=normal_heads(size), activation=self.activation)
-            for hidden, size in zip(self.hidden_sizes, self.latent_sizes, strict=True)
+            self.network(hidden_sizes=hidden, heads=family.heads(size), activation=self.activation)
+            for hidden, family, size in zip(
+                self.hidden_sizes, self.families, self.latent_sizes, strict=True
+            )
         )
+
+    def _check_normal(self) -> None:
+        if not all(hasattr(family, "moments") for family in self.families):
+            raise AttributeError(f"The moments of {self!r} are not known.")
+
+    def _moments(
+        self, params: Any, x: Float[Array, "*data"], choose: Callable[[int, Array], Array]
+    ) -> tuple[tuple[Array, Array], ...]:
+        """(mean, scale) of each layer, from the z that ``choose(layer, mean)`` gives below it."""
+        found = []
+
+        def given(layer: int, own: PyTree, outputs: dict[str, Array]):
+            family: Any = self.families[layer]
+            mean, log_scale = family.moments(outputs)
+            found.append((mean, jnp.exp(log_scale)))
+            return choose(layer, mean), jnp.zeros(())
+
+        self._walk(params, x, given)
+        return tuple(found)
 
     def _walk(
         self,
         params: Any,
         x: Float[Array, "*data"],
-        choose: Callable[[int, Array, Array], Array],
-    ) -> tuple[Latents, tuple[tuple[Array, Array], ...]]:
-        """Walk up the layers; ``choose(layer, mean, log_scale)`` gives the z[layer] to go on from.
+        choose: Callable[[int, PyTree, dict[str, Array]], tuple[Array, Array]],
+    ) -> tuple[Latents, Float[Array, ""]]:
+        """Walk up the layers; ``choose(layer, own, outputs)`` gives z[layer] and its log q.
 
         Returns:
-          The chosen z, and the (mean, log_scale) of each layer's conditional.
+          The chosen z, and the sum of their log q.
         """
-        z, conditionals, below = [], [], x
-        for layer, network in enumerate(self._networks):
-            outputs = emit(network, params.recognition[layer], below)
-            mean, log_scale = outputs["mean"], outputs["log_scale"]
-            below = choose(layer, mean, log_scale)
-            z.append(below)
-            conditionals.append((mean, log_scale))
-        return tuple(z), tuple(conditionals)
+        z, log_q, below = [], jnp.zeros(()), x
+        for layer, (network, family) in enumerate(zip(self._networks, self.families, strict=True)):
+            variables = dict(params.recognition[layer])
+            own = variables.pop(_OWN, ())
+            chosen, log_chosen = choose(layer, own, emit(network, variables, below))
+            z.append(chosen)
+            log_q += log_chosen
+            below = families.features(family, chosen)
+        return tuple(z), log_q
 
-    def _transform(
-        self, params: Any, x: Float[Array, "*data"], noise: Sequence[Array]
-    ) -> tuple[Latents, Float[Array, ""]]:
-        z, conditionals = self._walk(
-            params, x, lambda layer, mean, log_scale: mean + jnp.exp(log_scale) * noise[layer]
-        )
-        log_q = jnp.zeros(())
-        for layer_noise, (_, log_scale) in zip(noise, conditionals, strict=True):
-            log_q += standard_normal_log_prob(layer_noise) - jnp.sum(log_scale)
-        return z, log_q
+
+_OWN = "family"
+"""The parameters of a layer's family, beside the variables of its network."""
 
 
 def _unknown(part: Any) -> Any:
     raise AttributeError(f"The moments of {part!r} are not known.")
 
 
-def _scaled(conditionals: tuple[tuple[Array, Array], ...]) -> tuple[tuple[Array, Array], ...]:
-    return tuple((mean, jnp.exp(log_scale)) for mean, log_scale in conditionals)
+def _layered(name: str) -> Callable[..., Posterior]:
+    """A function that makes a layered posterior whose real latents are of a family."""
+
+    def make(config: Any, **options: Any) -> Posterior:
+        real = families.REAL[name](**options)
+        chosen = tuple(
+            real if isinstance(kind, families.DiagonalNormal) else kind
+            for kind in config.latent_families
+        )
+        if real not in chosen and name != "normal":
+            raise ValueError(
+                f"Expected a layer of real latents for posterior {name!r}, got {config.latents!r}."
+            )
+        return LayeredPosterior(
+            config.latent_sizes,
+            config.hidden_sizes,
+            config.activation,
+            config.make_network,
+            chosen,
+        )
+
+    make.__wrapped__ = families.REAL[name]  # type: ignore[attr-defined]  # whose options it takes
+    return make
 
 
-POSTERIORS: dict[str, Callable[[Any], Posterior]] = {
-    "normal": lambda config: LayeredNormalPosterior(
-        config.latent_sizes, config.hidden_sizes, config.activation, config.make_network
-    )
-}
+POSTERIORS: dict[str, Callable[..., Posterior]] = {name: _layered(name) for name in families.REAL}
 """By name: a function that makes the posterior of a `ModelConfig`. The command line offers each."""

@@ -1,6 +1,7 @@
 """The train state, the step, the pass over the data, the paper's schedule, checkpoints."""
 
 from iwae_jax.training import checkpoints, recipes
+from iwae_jax.training.penalties import KERNELS, MMD, infovae
 from iwae_jax.training.recipes import Recipe
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
 from iwae_jax.training.step import (
@@ -13,9 +14,12 @@ from iwae_jax.training.step import (
 
 __all__ = [
     "BINARIZATIONS",
+    "KERNELS",
+    "MMD",
     "Recipe",
     "TrainState",
     "checkpoints",
+    "infovae",
     "pixel_key",
     "recipes",
     "stage_passes",

@@ -1,14 +1,17 @@
 """Recipes: how k, the learning rate, the batch and the gradient estimator go over a training run."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
+import jax.numpy as jnp
 import optax
 
 from iwae_jax.checks import check_number, check_positive_int
 from iwae_jax.gradients import DEFAULT, DReG, Estimator, named, resampled
+from iwae_jax.training.penalties import KERNELS, MMD
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
+from iwae_jax.typing import Array
 
 DECAYS = ("stages", "cosine")
 LOSSES = ("mean", "sum")
@@ -40,6 +43,10 @@ class Recipe:
       adam_eps: Adam's epsilon.
       loss: ``"mean"`` over a batch, or ``"sum"``, as the paper's code has it. Adam's step does not depend on
         the scale of the gradient, except through epsilon: a sum divides it by the batch size.
+      kl_weight: the weight of the KL term in what is climbed.
+      kl_warm_up: the passes in which that weight rises from 0.
+      mmd: the weight of the penalty `training.MMD`; 0 for none.
+      mmd_kernel: its kernel.
 
     Raises:
       ValueError: if a field is invalid.
@@ -69,6 +76,10 @@ class Recipe:
     adam_beta2: float = 0.999
     adam_eps: float = 1e-4
     loss: str = "mean"
+    kl_weight: float = 1.0
+    kl_warm_up: float = 0.0
+    mmd: float = 0.0
+    mmd_kernel: str = "imq"
 
     def __post_init__(self):
         for name in ("passes", "batch_size", "first_k", "total_stages", "stage_base"):
@@ -81,7 +92,8 @@ class Recipe:
             raise ValueError(
                 f"Expected first_passes to be at most passes, {self.passes}, got {self.first_passes}."
             )
-        for name, values in (("rate_decay", DECAYS), ("loss", LOSSES)):
+        named_values = (("rate_decay", DECAYS), ("loss", LOSSES), ("mmd_kernel", KERNELS))
+        for name, values in named_values:
             if getattr(self, name) not in values:
                 raise ValueError(
                     f"Expected {name} to be one of {values}, got {getattr(self, name)!r}."
@@ -91,6 +103,9 @@ class Recipe:
         for name in ("adam_beta1", "adam_beta2"):
             check_number(name, getattr(self, name), 0.0, 1.0, open_high=True)
         check_number("warm_up", self.warm_up, 0.0, self.passes)
+        check_number("kl_weight", self.kl_weight, 0.0, math.inf, open_high=True)
+        check_number("kl_warm_up", self.kl_warm_up, 0.0, self.passes)
+        check_number("mmd", self.mmd, -math.inf, math.inf, open_low=True, open_high=True)
         if self.warm_up and self.rate_decay == "stages":
             raise ValueError(f"Expected warm_up to be 0 for stages, got {self.warm_up}.")
         object.__setattr__(self, "gradient", named(self.gradient))
@@ -105,9 +120,20 @@ class Recipe:
             return named(self.gradient)
         return resampled(self.resampled, self.gradient)
 
+    def climb(self, steps_per_pass: int) -> dict[str, Any]:
+        """``beta`` and ``penalty`` of `train_epoch`."""
+        check_positive_int("steps_per_pass", steps_per_pass)
+        beta: Any = None if self.kl_weight == 1.0 else self.kl_weight
+        if self.kl_warm_up:
+            beta = Ramp(self.kl_weight, max(1, round(self.kl_warm_up * steps_per_pass)))
+        return {"beta": beta, "penalty": MMD(self.mmd, self.mmd_kernel) if self.mmd else None}
+
     def facts(self) -> dict[str, Any]:
-        """The fields as JSON has them."""
-        return asdict(self) | {"gradient": str(self.gradient)}
+        """The fields as JSON has them, without those of the KL term and the penalty that say nothing."""
+        values = asdict(self) | {"gradient": str(self.gradient)}
+        said = [each for each in fields(self) if each.name not in _OF_THE_CLIMB]
+        said += [f for f in fields(self) if f.name in _OF_THE_CLIMB and values[f.name] != f.default]
+        return {each.name: values[each.name] for each in said}
 
     def learning_rate(self, steps_per_pass: int) -> optax.Schedule:
         """The learning rate at a step, as an optax schedule."""
@@ -132,6 +158,30 @@ class Recipe:
         rate = self.learning_rate(steps_per_pass)
         return optax.adam(rate, b1=self.adam_beta1, b2=self.adam_beta2, eps=eps)
 
+
+@dataclass(frozen=True)
+class Ramp:
+    """A function of the number of steps taken: from 0 up to a value, then that value.
+
+    Attributes:
+      to: the value.
+      steps: the number of steps in which it rises.
+
+    Example:
+      >>> from iwae_jax.training import recipes
+      >>> recipes.Ramp(2.0, 10)(5).item()
+      1.0
+    """
+
+    to: float
+    steps: int
+
+    def __call__(self, step: Array | int) -> Array:
+        share = jnp.asarray(step, jnp.result_type(float)) / self.steps
+        return self.to * jnp.minimum(share, 1.0)
+
+
+_OF_THE_CLIMB = ("kl_weight", "kl_warm_up", "mmd", "mmd_kernel")
 
 PAPER = Recipe(passes=stage_passes(8))
 """The protocol of Burda et al. (2016), sec. 5."""

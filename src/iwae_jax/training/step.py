@@ -1,25 +1,44 @@
 """The train state, the step, and the pass over the data as one scan on the device."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import optax
 
 from iwae_jax.checks import check_key, check_memory, check_observation, check_positive_int
 from iwae_jax.data.binarization import check_intensities, draw_pixels
 from iwae_jax.devices import copied
-from iwae_jax.gradients import DEFAULT, Estimator, bound, check_pair, named, samples_kept
+from iwae_jax.gradients import (
+    DEFAULT,
+    Estimator,
+    bound,
+    check_pair,
+    check_tempered,
+    named,
+    samples_kept,
+)
+from iwae_jax.importance import draw_sample
 from iwae_jax.models import ModelConfig
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
-from iwae_jax.protocol import Params, datum_keys, model_of
+from iwae_jax.protocol import Params, check_members, datum_keys, model_of
 from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, PyTree
 
 BINARIZATIONS = ("dynamic", "fixed", "none")
+
+Beta = Callable[[Array], Array] | ArrayLike | None
+"""A weight of the KL term: a number, or a function of the number of steps taken."""
+
+Penalty = Callable[[PyTree, PyTree], Array]
+"""A hashable function of a batch's latents and as many draws from the prior, such as `MMD`."""
+
+_PRIOR = 2**31 - 1  # number of the key of a batch's draws from the prior
 
 
 @partial(
@@ -79,6 +98,8 @@ def train_step(
     *,
     objective: Any = IWAE(),
     gradient: Estimator | str = DEFAULT,
+    beta: Beta = None,
+    penalty: Penalty | None = None,
 ) -> tuple[TrainState, Float[Array, " batch"]]:
     """Take one step up the gradient of the mean bound of a batch.
 
@@ -91,6 +112,10 @@ def train_step(
       k: the number of importance samples.
       objective: the objective to maximise.
       gradient: how it is differentiated; see `iwae_jax.bound`.
+      beta: None; or a weight of the KL term in what is climbed, not in what is returned: a number, or a
+        function of the number of steps taken, such as an optax schedule.
+      penalty: None; or what is subtracted from the mean bound in what is climbed, such as `training.MMD`. The
+        model must offer ``sample_prior``.
 
     Returns:
       The new state, and the bound of each datum before the step, nats.
@@ -117,12 +142,17 @@ def train_step(
     k, function, estimator = check_positive_int("k", k), named_objective(objective), named(gradient)
     check_pair(function, estimator, k, model)
     _check_step_fits(model, k, len(x), function, estimator)
-    return _train_step(state, x, key, k, function, estimator)
+    weight, schedule = _checked_climb(model, estimator, beta, penalty, len(x))
+    return _train_step(state, x, key, weight, k, function, estimator, schedule, penalty)
 
 
-@partial(jax.jit, static_argnames=("k", "objective", "gradient"), donate_argnames="state")
-def _train_step(state, x, key, k, objective, gradient):
-    return _step(state, x, key, k, objective, gradient)
+_CLIMB = ("k", "objective", "gradient", "schedule", "penalty")
+
+
+@partial(jax.jit, static_argnames=_CLIMB, donate_argnames="state")
+def _train_step(state, x, key, beta, k, objective, gradient, schedule, penalty):
+    beta = schedule(state.step) if schedule is not None else beta
+    return _step(state, x, key, k, objective, gradient, None, beta, penalty)
 
 
 def _step(
@@ -132,11 +162,16 @@ def _step(
     k: int,
     objective: Any,
     gradient: Estimator | str,
-    real: Bool[Array, " batch"] | None = None,
+    real: Bool[Array, " batch"] | None,
+    beta: Array | None,
+    penalty: Penalty | None,
 ) -> tuple[TrainState, Array]:
     def loss(params):
-        values = bound(params, x, key, k, objective=objective, gradient=gradient)
-        return -jnp.mean(values, where=real), values
+        values = bound(params, x, key, k, objective=objective, gradient=gradient, beta=beta)
+        climbed = jnp.mean(values, where=real)
+        if penalty is not None:
+            climbed -= penalty(*_latents(params, x, key))
+        return -climbed, values
 
     (mean_loss, values), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
     params: PyTree = state.params
@@ -162,6 +197,8 @@ def train_epoch(
     maximum: float | None = None,
     objective: Any = IWAE(),
     gradient: Estimator | str = DEFAULT,
+    beta: Beta = None,
+    penalty: Penalty | None = None,
 ) -> tuple[TrainState, Float[Array, " steps"]]:
     """Take one whole pass over the data, shuffled, as one `jax.lax.scan` on the device.
 
@@ -183,6 +220,10 @@ def train_epoch(
         otherwise 1, so that a model of real data gets the values as they are.
       objective: the objective to maximise.
       gradient: how it is differentiated; see `iwae_jax.bound`.
+      beta: None; or a weight of the KL term in what is climbed, not in what is returned: a number, or a
+        function of the number of steps taken, such as an optax schedule.
+      penalty: None; or what is subtracted from the mean bound in what is climbed, such as `training.MMD`. The
+        model must offer ``sample_prior``.
 
     Returns:
       The new state, and the mean bound of each step's batch (before the step), nats.
@@ -224,17 +265,16 @@ def train_epoch(
     function, estimator = named_objective(objective), named(gradient)
     check_pair(function, estimator, k, model)
     _check_step_fits(model, k, batch_size, function, estimator)
+    weight, schedule = _checked_climb(model, estimator, beta, penalty, batch_size)
+    data = (batch_size, binarization, maximum)
     return _train_epoch(
-        state, images, check_key(key), k, batch_size, binarization, maximum, function, estimator
+        state, images, check_key(key), weight, k, data, function, estimator, schedule, penalty
     )
 
 
-@partial(
-    jax.jit,
-    static_argnames=("k", "batch_size", "binarization", "maximum", "objective", "gradient"),
-    donate_argnames="state",
-)
-def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objective, gradient):
+@partial(jax.jit, static_argnames=("data", *_CLIMB), donate_argnames="state")
+def _train_epoch(state, images, key, beta, k, data, objective, gradient, schedule, penalty):
+    batch_size, binarization, maximum = data
     shuffle_key, noise_key, _ = jax.random.split(key, 3)
     count = len(images)
     steps = -(-count // batch_size)
@@ -256,10 +296,44 @@ def _train_epoch(state, images, key, k, batch_size, binarization, maximum, objec
         else:
             x = draw_pixels(chosen, keys, maximum)
         real = None if count % batch_size == 0 else real
-        state, values = _step(state, x, step_key, k, objective, gradient, real)
+        weight = schedule(state.step) if schedule is not None else beta
+        state, values = _step(state, x, step_key, k, objective, gradient, real, weight, penalty)
         return state, copied(jnp.mean(values, where=real))
 
     return jax.lax.scan(body, state, (order, real))
+
+
+def _latents(params: Params, x: Array, key: Key[Array, "*batch"]) -> tuple[PyTree, PyTree]:
+    """The first sample of each datum of a batch, and as many draws from the prior."""
+    own = key if key.ndim else datum_keys(key, len(x))
+    z, _ = jax.vmap(draw_sample, in_axes=(None, 0, 0, None))(
+        params, x, own, jnp.zeros((), jnp.int32)
+    )
+    prior_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(own, _PRIOR)
+    prior = jax.vmap(params.model.sample_prior, in_axes=(None, 0))(params, prior_keys)
+    return z, prior
+
+
+def _checked_climb(
+    model: Any, estimator: Estimator, beta: Beta, penalty: Penalty | None, batch: int
+) -> tuple[Array | None, Callable[[Array], Array] | None]:
+    """The weight of the KL term as an array, or as a schedule."""
+    if penalty is not None:
+        check_members(model, "sample_prior", what=f"penalty {penalty!r}")
+        if batch < 2:
+            raise ValueError(f"Expected at least two data in a batch for {penalty!r}, got {batch}.")
+    if beta is None:
+        return None, None
+    check_tempered(estimator)
+    check_members(model, "log_conditional", what="a weight of the KL term")
+    if callable(beta):
+        return None, beta
+    weight = jnp.asarray(beta, jnp.result_type(float))
+    if weight.shape != () or not (isinstance(weight, jax.core.Tracer) or jnp.isfinite(weight)):
+        raise ValueError(
+            f"Expected beta to be a finite number or a function of the step, got {beta!r}."
+        )
+    return weight, None
 
 
 def _checked(state: TrainState) -> TrainState:

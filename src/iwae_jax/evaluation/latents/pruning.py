@@ -6,9 +6,10 @@ import numpy as np
 
 from iwae_jax.models import (
     MLP,
-    LayeredNormalPosterior,
-    LayeredNormalPrior,
+    LayeredPosterior,
+    LayeredPrior,
     ModelConfig,
+    families,
 )
 from iwae_jax.protocol import Params, model_of
 from iwae_jax.typing import Array, ArrayLike, PyTree
@@ -28,9 +29,10 @@ def can_remove_units(params: Params) -> bool:
         return False
     _, prior, posterior = model.parts
     # A subclass may have another density, which N(0, 1) does not cancel.
-    if type(prior) is not LayeredNormalPrior or type(posterior) is not LayeredNormalPosterior:
+    if type(prior) is not LayeredPrior or type(posterior) is not LayeredPosterior:
         return False
-    return prior.network is MLP and posterior.network is MLP
+    normal = {families.DiagonalNormal()} == {*prior.families, *posterior.families}
+    return normal and prior.top is None and prior.network is MLP and posterior.network is MLP
 
 
 def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:

@@ -1,0 +1,185 @@
+"""Discrete layers: Bernoulli and categorical latents, and the Concrete relaxation of the first."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from iwae_jax.checks import check_number, check_positive_int
+from iwae_jax.models.distributions import bernoulli_log_prob
+from iwae_jax.models.families.base import Outputs
+from iwae_jax.models.networks import Heads
+from iwae_jax.typing import Array, Float, Int, Key, PyTree
+
+
+@dataclass(frozen=True)
+class BernoulliLatents:
+    """Independent latents of 0 and 1, as int32, which no gradient passes.
+
+    Example:
+      >>> from iwae_jax.models import families
+      >>> families.BernoulliLatents().heads(3)
+      (('logits', (3,)),)
+
+    Reference:
+      Mnih and Rezende, Variational inference for Monte Carlo objectives (2016).
+    """
+
+    def init(self, key: Key[Array, ""], size: int) -> PyTree:
+        """No parameters of its own."""
+        return ()
+
+    def heads(self, size: int) -> Heads:
+        """The log-odds of a one."""
+        return (("logits", (size,)),)
+
+    def standard(self, size: int) -> Outputs:
+        """The outputs of fair coins."""
+        return {"logits": jnp.zeros(size)}
+
+    def sample_and_log_prob(
+        self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
+    ) -> tuple[Array, Float[Array, ""]]:
+        """Draw z; return z and its log-probability in nats."""
+        z = jax.random.bernoulli(key, jax.nn.sigmoid(outputs["logits"])).astype(jnp.int32)
+        return z, self.log_prob(own, outputs, z)
+
+    def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
+        """log P(z), nats."""
+        logits = outputs["logits"]
+        return bernoulli_log_prob(logits, z.astype(logits.dtype))
+
+    def features(self, z: Array) -> Array:
+        """-1 and 1, as floats."""
+        return 2.0 * z.astype(jnp.result_type(float)) - 1.0
+
+    def number_of_values(self, size: int) -> int:
+        """2**size."""
+        return 2**size
+
+    def value(self, number: Int[Array, ""], size: int) -> Int[Array, " size"]:
+        """The value of z of a number: its binary digits."""
+        return (number >> jnp.arange(size)) & 1
+
+
+@dataclass(frozen=True)
+class CategoricalLatents:
+    """Independent latents of 0 .. classes - 1, as int32, which no gradient passes.
+
+    Attributes:
+      classes: the number of values of a latent.
+
+    Raises:
+      ValueError: if classes is not a positive int.
+
+    Example:
+      >>> from iwae_jax.models import families
+      >>> families.CategoricalLatents(classes=10).heads(3)
+      (('logits', (3, 10)),)
+    """
+
+    classes: int = 10
+
+    def __post_init__(self):
+        object.__setattr__(self, "classes", check_positive_int("classes", self.classes))
+
+    def init(self, key: Key[Array, ""], size: int) -> PyTree:
+        """No parameters of its own."""
+        return ()
+
+    def heads(self, size: int) -> Heads:
+        """The unnormalised log-probability of each value."""
+        return (("logits", (size, self.classes)),)
+
+    def standard(self, size: int) -> Outputs:
+        """The outputs of equal probabilities."""
+        return {"logits": jnp.zeros((size, self.classes))}
+
+    def sample_and_log_prob(
+        self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
+    ) -> tuple[Array, Float[Array, ""]]:
+        """Draw z; return z and its log-probability in nats."""
+        z = jax.random.categorical(key, outputs["logits"]).astype(jnp.int32)
+        return z, self.log_prob(own, outputs, z)
+
+    def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
+        """log P(z), nats."""
+        log_p = jax.nn.log_softmax(outputs["logits"])
+        return jnp.sum(jnp.take_along_axis(log_p, z[:, None], axis=1))
+
+    def features(self, z: Array) -> Array:
+        """One-hot, as floats, [size * classes]."""
+        return jax.nn.one_hot(z, self.classes, dtype=jnp.result_type(float)).reshape(-1)
+
+    def number_of_values(self, size: int) -> int:
+        """classes**size."""
+        return self.classes**size
+
+    def value(self, number: Int[Array, ""], size: int) -> Int[Array, " size"]:
+        """The value of z of a number: its digits to the base of classes."""
+        return (number // self.classes ** jnp.arange(size)) % self.classes
+
+
+@dataclass(frozen=True)
+class Concrete:
+    """The relaxation of Bernoulli latents, reparameterised: z is a log-odds, near 0 and 1 once squashed.
+
+    z = (logits + logistic noise) / temperature. Networks read 2 sigmoid(z) - 1. The model is one of its own,
+    with continuous latents, and its likelihood is its own: at the same parameters it differs from that of
+    `BernoulliLatents`.
+
+    Attributes:
+      temperature: near 0, z is nearly discrete and gradients are noisy.
+
+    Raises:
+      ValueError: if temperature is not a positive number.
+
+    Example:
+      >>> from iwae_jax.models import families
+      >>> families.Concrete(temperature=0.5).heads(3)
+      (('logits', (3,)),)
+
+    Reference:
+      Maddison, Mnih and Teh, The Concrete distribution (2017), appendix B and C.3.2.
+    """
+
+    temperature: float = 0.5
+
+    def __post_init__(self):
+        value = check_number(
+            "temperature", self.temperature, 0.0, math.inf, open_low=True, open_high=True
+        )
+        object.__setattr__(self, "temperature", value)
+
+    def init(self, key: Key[Array, ""], size: int) -> PyTree:
+        """No parameters of its own."""
+        return ()
+
+    def heads(self, size: int) -> Heads:
+        """The log-odds of a one."""
+        return (("logits", (size,)),)
+
+    def standard(self, size: int) -> Outputs:
+        """The outputs of fair coins."""
+        return {"logits": jnp.zeros(size)}
+
+    def sample_and_log_prob(
+        self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
+    ) -> tuple[Array, Float[Array, ""]]:
+        """Draw z, reparameterised; return z and its log-density in nats."""
+        noise = jax.random.logistic(key, outputs["logits"].shape)
+        z = (outputs["logits"] + noise) / self.temperature
+        return z, self._log_prob(-noise)
+
+    def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
+        """The log-density of z, nats."""
+        return self._log_prob(outputs["logits"] - self.temperature * z)
+
+    def _log_prob(self, minus_noise: Array) -> Float[Array, ""]:
+        each = minus_noise - 2.0 * jax.nn.softplus(minus_noise)
+        return jnp.sum(each + math.log(self.temperature))
+
+    def features(self, z: Array) -> Array:
+        """Between -1 and 1."""
+        return jnp.tanh(0.5 * z)

@@ -1,0 +1,88 @@
+"""A mixture of normals, with stratified draws."""
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from iwae_jax.checks import check_positive_int
+from iwae_jax.models.distributions import normal_log_prob, standard_normal_log_prob
+from iwae_jax.models.families.base import Outputs
+from iwae_jax.models.networks import Heads
+from iwae_jax.typing import Array, Float, Key, PyTree
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """q(z) = sum_c a_c N(z; m_c, s_c^2), of which each component is drawn equally often.
+
+    A draw of component c counts C a_c: the "log q" of a draw is log q(z) - log(C a_c), so that the weight
+    p / q stays unbiased though components are not drawn in proportion to a, and the weights a have a
+    reparameterised gradient. That is a density of (c, z), not of z: ``has_density`` is False. The strata
+    of successive samples differ, so that k samples cover the components as evenly as k allows.
+
+    Attributes:
+      components: the number of components, C.
+
+    Raises:
+      ValueError: if components is not a positive int.
+
+    Example:
+      >>> from iwae_jax.models import families
+      >>> families.Mixture(components=3).heads(2)
+      (('logits', (3,)), ('mean', (3, 2)), ('log_scale', (3, 2)))
+
+    Reference:
+      Morningstar et al., Automatic differentiation variational inference with mixtures (2021), eq. 9.
+    """
+
+    components: int = 4
+    has_density = False
+
+    def __post_init__(self):
+        object.__setattr__(self, "components", check_positive_int("components", self.components))
+
+    @property
+    def strata(self) -> int:
+        """The number of components."""
+        return self.components
+
+    def init(self, key: Key[Array, ""], size: int) -> PyTree:
+        """No parameters of its own."""
+        return ()
+
+    def heads(self, size: int) -> Heads:
+        """The log-weights, means and log-scales of the components."""
+        each = (self.components, size)
+        return (("logits", (self.components,)), ("mean", each), ("log_scale", each))
+
+    def sample_and_log_prob(
+        self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
+    ) -> tuple[Array, Float[Array, ""]]:
+        """Draw a component, each as likely, and z from it."""
+        key, stratum_key = jax.random.split(key)
+        stratum = jax.random.randint(stratum_key, (), 0, self.components)
+        return self.from_stratum(own, outputs, key, stratum)
+
+    def from_stratum(
+        self, own: PyTree, outputs: Outputs, key: Key[Array, ""], stratum: Array
+    ) -> tuple[Array, Float[Array, ""]]:
+        """Draw z from a component; return z and log q(z) - log(C a_c) in nats."""
+        mean, log_scale = outputs["mean"], outputs["log_scale"]
+        log_a = jax.nn.log_softmax(outputs["logits"])
+        noise = jax.random.normal(key, mean.shape[1:])
+        z = mean[stratum] + jnp.exp(log_scale[stratum]) * noise
+        log_each = jax.vmap(normal_log_prob, in_axes=(None, 0, 0))(z, mean, log_scale)
+        # The component's own density is that of the noise, which is exact at any scale.
+        exact = standard_normal_log_prob(noise) - jnp.sum(log_scale[stratum])
+        log_each = log_each.at[stratum].set(exact)
+        log_q = jax.nn.logsumexp(log_a + log_each)
+        return z, log_q - (math.log(self.components) + log_a[stratum])
+
+    def log_density(self, outputs: Outputs, z: Array) -> Float[Array, ""]:
+        """log q(z), nats, for pictures and tests."""
+        log_each = jax.vmap(normal_log_prob, in_axes=(None, 0, 0))(
+            z, outputs["mean"], outputs["log_scale"]
+        )
+        return jax.nn.logsumexp(jax.nn.log_softmax(outputs["logits"]) + log_each)

@@ -1,0 +1,159 @@
+"""Normal layers: diagonal, of full covariance, and of low rank plus a diagonal."""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from iwae_jax.checks import check_positive_int
+from iwae_jax.models.distributions import normal_log_prob, standard_normal_log_prob
+from iwae_jax.models.families.base import Outputs
+from iwae_jax.models.networks import Heads, normal_heads
+from iwae_jax.typing import Array, Float, Key, PyTree
+
+
+class _Noise:
+    """A family whose z is a function of standard normal noise."""
+
+    def init(self, key: Key[Array, ""], size: int) -> PyTree:
+        """No parameters of its own."""
+        return ()
+
+    def sample_and_log_prob(
+        self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
+    ) -> tuple[Array, Float[Array, ""]]:
+        """Draw z, reparameterised; return z and its log-density in nats."""
+        size = self.noise_size(outputs["mean"].shape[0])  # type: ignore[attr-defined]
+        return self.from_noise(own, outputs, jax.random.normal(key, (size,)))  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class DiagonalNormal(_Noise):
+    """Independent normal latents.
+
+    Example:
+      >>> from iwae_jax.models import families
+      >>> families.DiagonalNormal().heads(3)
+      (('mean', (3,)), ('log_scale', (3,)))
+    """
+
+    def heads(self, size: int) -> Heads:
+        """The mean and the log-scale."""
+        return normal_heads(size)
+
+    def standard(self, size: int) -> Outputs:
+        """The outputs of N(0, I)."""
+        return {"mean": jnp.zeros(size), "log_scale": jnp.zeros(size)}
+
+    def moments(self, outputs: Outputs) -> tuple[Array, Array]:
+        """Mean and log-scale."""
+        return outputs["mean"], outputs["log_scale"]
+
+    def noise_size(self, size: int) -> int:
+        """The number of standard normal numbers behind one draw."""
+        return size
+
+    def from_noise(
+        self, own: PyTree, outputs: Outputs, noise: Array
+    ) -> tuple[Array, Float[Array, ""]]:
+        """z and its log-density, nats: that of the noise minus the log-scales, exact at any scale."""
+        mean, log_scale = self.moments(outputs)
+        log_q = standard_normal_log_prob(noise) - jnp.sum(log_scale)
+        return mean + jnp.exp(log_scale) * noise, log_q
+
+    def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
+        """log N(z), nats."""
+        return normal_log_prob(z, *self.moments(outputs))
+
+
+@dataclass(frozen=True)
+class FullNormal(_Noise):
+    """A normal of full covariance C C^T, with a lower triangular C.
+
+    The diagonal of C is the exponential of a head. The triangle below it is a head of size (size - 1) / 2
+    for each latent.
+
+    Example:
+      >>> from iwae_jax.models import families
+      >>> families.FullNormal().heads(4)[-1]
+      ('lower', (6,))
+    """
+
+    def heads(self, size: int) -> Heads:
+        """The mean, the log of the diagonal of C, and what is below it."""
+        return (*normal_heads(size), ("lower", (size * (size - 1) // 2,)))
+
+    def noise_size(self, size: int) -> int:
+        """The number of standard normal numbers behind one draw."""
+        return size
+
+    def from_noise(
+        self, own: PyTree, outputs: Outputs, noise: Array
+    ) -> tuple[Array, Float[Array, ""]]:
+        """z and its log-density, nats."""
+        z = outputs["mean"] + _triangle(outputs) @ noise
+        return z, standard_normal_log_prob(noise) - jnp.sum(outputs["log_scale"])
+
+    def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
+        """log N(z), nats."""
+        noise = jax.scipy.linalg.solve_triangular(
+            _triangle(outputs), z - outputs["mean"], lower=True
+        )
+        return standard_normal_log_prob(noise) - jnp.sum(outputs["log_scale"])
+
+
+def _triangle(outputs: Outputs) -> Array:
+    size = outputs["mean"].shape[0]
+    rows, columns = jnp.tril_indices(size, -1)
+    diagonal = jnp.diag(jnp.exp(outputs["log_scale"]))
+    return diagonal.at[rows, columns].set(outputs["lower"])
+
+
+@dataclass(frozen=True)
+class LowRankNormal(_Noise):
+    """A normal of covariance S^2 + U U^T: a diagonal, and ``rank`` columns U.
+
+    Attributes:
+      rank: the number of columns.
+
+    Raises:
+      ValueError: if rank is not a positive int.
+
+    Example:
+      >>> from iwae_jax.models import families
+      >>> families.LowRankNormal(rank=2).heads(4)[-1]
+      ('columns', (4, 2))
+    """
+
+    rank: int = 2
+
+    def __post_init__(self):
+        object.__setattr__(self, "rank", check_positive_int("rank", self.rank))
+
+    def heads(self, size: int) -> Heads:
+        """The mean, the log of S, and U."""
+        return (*normal_heads(size), ("columns", (size, self.rank)))
+
+    def noise_size(self, size: int) -> int:
+        """The number of standard normal numbers behind one draw."""
+        return size + self.rank
+
+    def from_noise(
+        self, own: PyTree, outputs: Outputs, noise: Array
+    ) -> tuple[Array, Float[Array, ""]]:
+        """z and its log-density, nats."""
+        size = outputs["mean"].shape[0]
+        own_noise = jnp.exp(outputs["log_scale"]) * noise[:size]
+        z = outputs["mean"] + own_noise + outputs["columns"] @ noise[size:]
+        return z, self.log_prob(own, outputs, z)
+
+    def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
+        """log N(z), nats, by the matrix inversion and determinant lemmas."""
+        inverse = jnp.exp(-outputs["log_scale"])
+        distance, columns = (z - outputs["mean"]) * inverse, outputs["columns"] * inverse[:, None]
+        capacity = jnp.linalg.cholesky(jnp.eye(self.rank) + columns.T @ columns)
+        along = jax.scipy.linalg.solve_triangular(capacity, columns.T @ distance, lower=True)
+        log_determinant = jnp.sum(outputs["log_scale"]) + jnp.sum(jnp.log(jnp.diag(capacity)))
+        return (
+            standard_normal_log_prob(distance) + 0.5 * jnp.sum(jnp.square(along)) - log_determinant
+        )

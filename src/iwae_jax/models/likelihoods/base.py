@@ -1,0 +1,46 @@
+"""What a likelihood p(x | z) must offer: what a network's raw heads mean for one datum."""
+
+from typing import Protocol
+
+import numpy as np
+
+from iwae_jax.models.networks import Heads
+from iwae_jax.typing import Array, Float, Key
+
+Outputs = dict[str, Array]
+"""The raw outputs of a network, by head."""
+
+
+class Likelihood(Protocol):
+    """The members of a likelihood: frozen, hashable, for one datum. No base class.
+
+    A likelihood may offer ``parameters(data_shape)``: trained numbers that do not depend on z, by name. They
+    join the outputs. If x has but so many values, from the one end of the range to the other, ``levels`` is
+    their number, and None if x is continuous; without it, x is binary.
+
+    Attributes:
+      data_range: the smallest and largest value of x.
+    """
+
+    @property
+    def data_range(self) -> tuple[float, float]: ...
+
+    def heads(self, data_shape: tuple[int, ...]) -> Heads:
+        """The name and the shape of each raw output that the likelihood reads."""
+        ...
+
+    def log_prob(self, outputs: Outputs, x: Float[Array, "*data"]) -> Float[Array, ""]:
+        """log p(x | z), nats."""
+        ...
+
+    def mean(self, outputs: Outputs) -> Float[Array, "*data"]:
+        """E[x | z]."""
+        ...
+
+    def sample(self, outputs: Outputs, key: Key[Array, ""]) -> Float[Array, "*data"]:
+        """Draw x from p(x | z)."""
+        ...
+
+    def first_bias(self, data_mean: np.ndarray) -> np.ndarray:
+        """The initial bias of the first head, from the mean of the training data, [*data]."""
+        ...
