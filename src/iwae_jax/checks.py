@@ -142,9 +142,12 @@ def check_key(key: Any, batch_shape: tuple[int, ...] = ()) -> Array:
 
 
 def check_observation(
-    x: Any, data_shape: tuple[int, ...], data_range: tuple[float, float]
+    x: Any, data_shape: tuple[int, ...], data_range: tuple[float, float], missing: bool = False
 ) -> Array:
     """Return ``x`` in the default float type, if it has the model's shape and range.
+
+    With ``missing``, NaN is a missing value. There, a value out of range becomes infinite where values are
+    not known, so that it is not taken for a missing one.
 
     Values that are known at the call are checked: one outside ``data_range``, or not finite, raises.
     Values inside ``jit`` or on other machines are not known. There, a value outside the range becomes NaN,
@@ -169,12 +172,16 @@ def check_observation(
                 f"whose values can't be checked inside jit{hint}."
             )
         values = jnp.asarray(x, jnp.result_type(float))
-        return jnp.where((values >= low) & (values <= high) & jnp.isfinite(values), values, jnp.nan)
+        inside = (values >= low) & (values <= high) & jnp.isfinite(values)
+        if missing:
+            return jnp.where(inside | jnp.isnan(values), values, jnp.inf)
+        return jnp.where(inside, values, jnp.nan)
     # With NumPy, since JAX can't look at constants inside jit.
     with np.errstate(over="ignore"):  # an overflow is refused below
         values = np.asarray(x).astype(jnp.result_type(float))
-    if values.size:
-        smallest, largest = values.min(), values.max()  # NaN if there is one
+    known = values[~np.isnan(values)] if missing else values
+    if known.size:
+        smallest, largest = known.min(), known.max()  # NaN if there is one
         if not (low <= smallest <= largest <= high and np.isfinite([smallest, largest]).all()):
             raise ValueError(
                 f"Expected x in [{low}, {high}] and finite, got {dtype} values from {smallest} "

@@ -19,7 +19,7 @@ BLOCK = 2
 """(datum, sample) pairs for each datum that are computed together where counts differ."""
 
 
-STRATUM = 4
+STRATUM = 8
 """The use of a datum's key for the stratum of its first sample; see `protocol.other_key`."""
 
 

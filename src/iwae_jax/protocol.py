@@ -26,7 +26,7 @@ class Model(Protocol):
     ``params.generative`` or ``params.recognition`` or both.
 
     A model whose log q(z | x) is not known at a given z sets ``has_density = False`` and needs no
-    ``log_posterior``.
+    ``log_posterior``. A model for which NaN in x means a missing value sets ``missing = True``.
 
     Attributes:
       data_shape: the shape of one datum.
@@ -168,6 +168,11 @@ def has_density(model: Any) -> bool:
     return getattr(model, "has_density", True)
 
 
+def takes_missing(model: Any) -> bool:
+    """Whether NaN in x means a missing value."""
+    return getattr(model, "missing", False)
+
+
 def check_density(model: Any, what: str) -> None:
     """Raise a `ValueError` that names both if ``what`` needs a density that the posterior lacks."""
     if not has_density(model):
@@ -247,7 +252,7 @@ def flatten_batch(
     """Check x and key; return data with one batch axis, a key for each, and the batch shape."""
     _check_params(params)
     data_shape = tuple(params.model.data_shape)
-    x = check_observation(x, data_shape, params.model.data_range)
+    x = check_observation(x, data_shape, params.model.data_range, takes_missing(params.model))
     batch_shape = x.shape[: x.ndim - len(data_shape)]
     key = check_key(key, batch_shape)
     data = x.reshape(math.prod(batch_shape), *data_shape)

@@ -43,7 +43,10 @@ def binarize(
 
 
 def check_intensities(
-    images: Any, maximum: Any = None, data_range: tuple[float, float] = (0, 1)
+    images: Any,
+    maximum: Any = None,
+    data_range: tuple[float, float] = (0, 1),
+    missing: bool = False,
 ) -> tuple[Array | np.ndarray, float]:
     """Return images as an array, and the maximum, if the values are what training can use.
 
@@ -53,6 +56,7 @@ def check_intensities(
       images: intensities, [n, *data].
       maximum: the intensity that means one. Default: 255 for uint8 and data in [0, 1], else 1.
       data_range: the smallest and largest value of image / maximum.
+      missing: NaN is a missing value.
 
     Raises:
       ValueError: if they can't.
@@ -69,6 +73,8 @@ def check_intensities(
     )
     if known and images.size:
         values = np.asarray(images)  # NumPy's, since JAX can't look at constants inside jit
+        if missing and np.isnan(values).any():
+            values = np.append(values[~np.isnan(values)], low if math.isfinite(low) else 0.0)
         smallest, largest = float(values.min()), float(values.max())  # NaN if there is one
         inside = low * maximum <= smallest <= largest <= high * maximum
         if not (inside and math.isfinite(smallest) and math.isfinite(largest)):
@@ -88,5 +94,5 @@ def draw_pixels(
     images = jnp.asarray(images)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
     probability = images.astype(uniform.dtype) / maximum
-    ones = (uniform < probability).astype(uniform.dtype)
+    ones = (uniform < probability).astype(uniform.dtype)  # NaN stays NaN, below
     return jnp.where((probability >= 0) & (probability <= 1), ones, jnp.nan)

@@ -10,6 +10,7 @@ from iwae_jax.evaluation.diagnosis import (
     summarise,
 )
 from iwae_jax.evaluation.enumeration import exact_log_likelihood
+from iwae_jax.evaluation.imputation import impute, multiply_impute
 from iwae_jax.evaluation.likelihood import log_likelihood
 
 __all__ = [
@@ -19,8 +20,10 @@ __all__ = [
     "annealing",
     "diagnose",
     "exact_log_likelihood",
+    "impute",
     "latents",
     "log_likelihood",
+    "multiply_impute",
     "pareto_k_limit",
     "summarise",
 ]

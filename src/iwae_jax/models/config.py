@@ -13,6 +13,7 @@ from iwae_jax.checks import check_data_mean, check_positive_int
 from iwae_jax.models import families
 from iwae_jax.models.families import Family
 from iwae_jax.models.likelihoods import LIKELIHOODS, Likelihood, Outputs
+from iwae_jax.models.missing import SeenLikelihood, SeenPosterior
 from iwae_jax.models.naming import by_name, known
 from iwae_jax.models.networks import ACTIVATIONS, NETWORKS, Bias, InPrecision, Network, emit
 from iwae_jax.models.posteriors import POSTERIORS, Posterior
@@ -61,6 +62,9 @@ class ModelConfig:
         ``"bfloat16"``, which rounds both operands to bfloat16 and adds in float32. Parameters, log-weights
         and all sums stay float32. For another precision than float32, ``network`` must take it.
 
+      missing: NaN in x means a missing value. The likelihood is that of the values that are seen, and the
+        posterior's network reads 0 for the others.
+
     Raises:
       ValueError: if a field is invalid.
 
@@ -85,6 +89,7 @@ class ModelConfig:
     posterior: str | Posterior = "normal"
     network: str | Network = "mlp"
     precision: str = "float32"
+    missing: bool = False
     # Names are resolved once. The parts take part in comparisons, so that a name that is registered
     # again makes another config, which is compiled again.
     parts: Parts = field(init=False, repr=False)
@@ -130,6 +135,8 @@ class ModelConfig:
         likelihood = self._part("likelihood", LIKELIHOODS)
         set_field("parts", Parts(likelihood, None, None))  # type: ignore[arg-type]
         prior, posterior = self._part("prior", PRIORS), self._part("posterior", POSTERIORS)
+        if self.missing:
+            likelihood, posterior = SeenLikelihood(likelihood), SeenPosterior(posterior)
         set_field("parts", Parts(likelihood, prior, posterior))
         if getattr(prior, "needs_density", False) and not self.has_density:
             raise ValueError(

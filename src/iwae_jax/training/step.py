@@ -27,7 +27,7 @@ from iwae_jax.importance import draw_sample
 from iwae_jax.models import ModelConfig
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
-from iwae_jax.protocol import Params, check_members, datum_keys, model_of
+from iwae_jax.protocol import Params, check_members, datum_keys, model_of, takes_missing
 from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, PyTree
 
 BINARIZATIONS = ("dynamic", "fixed", "none")
@@ -135,7 +135,7 @@ def train_step(
     model = _checked(state).params.model
     # Values are known here: a bad one must not reach the parameters.
     shape = tuple(model.data_shape)
-    x = check_observation(x, shape, model.data_range)
+    x = check_observation(x, shape, model.data_range, takes_missing(model))
     if x.ndim != 1 + len(shape) or not len(x):
         letters = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"Expected x of shape [{letters}] with n > 0, got {x.shape}.")
@@ -255,7 +255,9 @@ def train_epoch(
             f"{binarization!r}."
         )
     shape = tuple(model.data_shape)
-    images, maximum = check_intensities(images, maximum, tuple(model.data_range))
+    images, maximum = check_intensities(
+        images, maximum, tuple(model.data_range), takes_missing(model)
+    )
     images = jnp.asarray(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
         letters = ", ".join(["n", *map(str, shape)])

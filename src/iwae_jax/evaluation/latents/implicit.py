@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
+from iwae_jax.importance import draw_sample
 from iwae_jax.protocol import Params, flatten_batch, other_key
 from iwae_jax.typing import Array, Key, Observations, PyTree
 
@@ -57,7 +58,7 @@ def _resampled_posterior(params, data, keys, k, n):
 
     def draw(x, key):
         def one(sample):
-            z, log_q = model.sample_posterior(params, x, jax.random.fold_in(key, sample))
+            z, log_q = draw_sample(params, x, key, sample)
             return z, model.log_joint(params, x, z) - log_q
 
         z, log_w = jax.vmap(one)(jnp.arange(k))
