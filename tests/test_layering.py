@@ -82,7 +82,8 @@ RANKS = {
     "training.penalties": 2,
     "training.recipes": 12,
     "training.step": 12,
-    "training": 13,
+    "training.fitting": 13,
+    "training": 14,
 }
 """Rooms, from the ground up. A sub-package's own name stands for its `__init__`."""
 

@@ -18,7 +18,7 @@ from iwae_jax.gradients import bound
 from iwae_jax.importance import log_weights
 from iwae_jax.models import ModelConfig, encode, reconstruct, sample
 from iwae_jax.protocol import Model, Params, datum_keys, init
-from iwae_jax.training import TrainState, checkpoints, train_epoch, train_step
+from iwae_jax.training import TrainState, checkpoints, fit, train_epoch, train_step
 
 __version__ = "0.1.0"
 
@@ -37,6 +37,7 @@ __all__ = [
     "devices",
     "encode",
     "evaluation",
+    "fit",
     "gradients",
     "init",
     "latents",

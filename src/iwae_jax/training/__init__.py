@@ -1,6 +1,7 @@
 """The train state, the step, the pass over the data, the paper's schedule, checkpoints."""
 
 from iwae_jax.training import checkpoints, recipes
+from iwae_jax.training.fitting import Fitted, fit
 from iwae_jax.training.penalties import KERNELS, MMD, infovae
 from iwae_jax.training.recipes import Recipe
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
@@ -16,9 +17,11 @@ __all__ = [
     "BINARIZATIONS",
     "KERNELS",
     "MMD",
+    "Fitted",
     "Recipe",
     "TrainState",
     "checkpoints",
+    "fit",
     "infovae",
     "pixel_key",
     "recipes",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from iwae_jax.checks import check_number, check_positive_int
-from iwae_jax.gradients import DEFAULT, DReG, Estimator, named, resampled
+from iwae_jax.gradients import DEFAULT, VIMCO, DReG, Estimator, named, resampled
 from iwae_jax.training.penalties import KERNELS, MMD
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
 from iwae_jax.typing import Array
@@ -198,6 +198,9 @@ _FAST = Recipe(
     last_rate=2e-5,
     warm_up=1.0,
 )
+
+DISCRETE = VIMCO()
+"""The gradient estimator of models with discrete latents, unless another is asked for."""
 
 SMALL = 10_000
 """Fewer training data than this have recipes of their own: a pass over them has few steps."""

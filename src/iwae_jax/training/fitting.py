@@ -1,0 +1,309 @@
+"""Train a model on data of one's own: a recipe's schedule, held-out data, checkpoints, a progress bar."""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from iwae_jax.checks import as_numbers, check_number, check_positive_int
+from iwae_jax.data.binarization import draw_pixels
+from iwae_jax.gradients import DEFAULT, bound, check_pair, check_tempered
+from iwae_jax.models import ModelConfig
+from iwae_jax.objectives import IWAE
+from iwae_jax.objectives import named as named_objective
+from iwae_jax.protocol import Params, datum_keys, init
+from iwae_jax.training.checkpoints import Checkpoints
+from iwae_jax.training.recipes import DISCRETE, Recipe, preset
+from iwae_jax.training.step import TrainState, train_epoch
+from iwae_jax.typing import Array, ArrayLike
+
+_BLOCK = 500  # held-out data in a block
+_SECONDS = 20.0  # least time between two checkpoints
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What `fit` returns.
+
+    Attributes:
+      params: the parameters of the pass with the best held-out bound, or of the last one without early
+        stopping.
+      state: the train state after the last pass.
+      history: for each pass its number, ``"pass"``; its samples, ``"k"``; and mean bounds in nats,
+        ``"train_bound"`` and ``"held_out_bound"`` (None without held-out data).
+      held_out: the held-out data, as they were given.
+    """
+
+    params: Params
+    state: TrainState
+    history: tuple[dict[str, Any], ...]
+    held_out: np.ndarray
+
+
+def fit(
+    config: ModelConfig,
+    images: ArrayLike,
+    *,
+    k: int = 50,
+    recipe: Recipe | None = None,
+    seed: int = 0,
+    maximum: float | None = None,
+    objective: Any = IWAE(),
+    held_out: float = 0.1,
+    patience: int | None = None,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> Fitted:
+    """Train a model on data of one's own.
+
+    Binary likelihoods draw each value from its intensity at every access, as the paper does; data of 0 and 1
+    stay as they are. Other likelihoods take the values as they are.
+
+    Args:
+      config: the model.
+      images: the data, [n, *data_shape]: uint8 or float; with ``config.missing``, NaN is a missing value.
+      k: the importance samples of the bound.
+      recipe: how passes, rates and samples go; None for the preset "quick". Where the recipe's gradient
+        estimator does not go with the model, the default one is taken, or VIMCO for discrete latents.
+      seed: the seed of all randomness, including the choice of the held-out data.
+      maximum: the value that means one. Default: 255 for uint8 and a model of data in [0, 1], else 1.
+      objective: the objective to maximise.
+      held_out: the share of the data that is not trained on, in [0, 1).
+      patience: stop if the held-out bound has not risen for so many passes, and return the parameters of
+        the best pass. None takes all passes.
+      folder: where to write checkpoints and the history. Called again, it goes on from there.
+      progress: show a progress bar.
+
+    Returns:
+      The parameters, the train state, and the history.
+
+    Raises:
+      ValueError: on input that `train_epoch` refuses, or if the folder holds another training.
+      FloatingPointError: if a bound is not finite. The last checkpoint stays.
+
+    Example:
+      >>> import jax, iwae_jax
+      >>> from iwae_jax.training import Recipe, fit
+      >>> x = jax.random.normal(jax.random.key(0), (60, 3))
+      >>> config = iwae_jax.ModelConfig((3,), (2,), ((8,),), likelihood="normal")
+      >>> found = fit(config, x, k=5, recipe=Recipe(passes=2, batch_size=20), progress=False)
+      >>> len(found.history), found.held_out.shape
+      (2, (6, 3))
+    """
+    data = np.asarray(as_numbers("images", images))
+    if data.ndim != 1 + len(config.data_shape) or len(data) < 2:
+        raise ValueError(
+            f"Expected images of shape [n, {', '.join(map(str, config.data_shape))}] with n > 1, got "
+            f"{data.shape}."
+        )
+    held_out = check_number("held_out", held_out, 0.0, 1.0, open_high=True)
+    if patience is not None:
+        patience = check_positive_int("patience", patience)
+    order = np.random.default_rng(seed).permutation(len(data))
+    kept_out = round(held_out * len(data))
+    if patience is not None and not kept_out:
+        raise ValueError(
+            f"Expected held_out to leave data for patience={patience}, got {held_out}."
+        )
+    own, out = data[np.sort(order[kept_out:])], data[np.sort(order[:kept_out])]
+    binary = config.data_range == (0, 1) and getattr(config.parts.likelihood, "levels", 2) == 2
+    eight_bit = data.dtype == np.uint8 and config.data_range == (0, 1)
+    top = float(maximum) if maximum is not None else 255.0 if eight_bit else 1.0
+    k, function = check_positive_int("k", k), named_objective(objective)
+    recipe = _fitting(recipe or preset("quick", images=len(own)), config, function, k)
+    steps = -(-len(own) // recipe.batch_size)
+    keys = jax.random.split(jax.random.key(seed), 4)
+    with np.errstate(invalid="ignore"):
+        mean = np.nanmean(own.astype(np.float64), axis=0) / top
+    params = init(keys[0], config, data_mean=np.where(np.isnan(mean), 0.0, mean))
+    state = TrainState.create(params, recipe.optimizer(steps))
+    x = jnp.asarray(out, jnp.result_type(float)) / top
+    x = draw_pixels(out, datum_keys(keys[1], len(out)), top) if binary and len(out) else x
+    kept = _Kept(folder, _facts(config, data, recipe, k, function, seed, held_out, top, patience))
+    course = _Course(state, params, -math.inf, 0, ())
+    course = kept.restore(course)
+    with _bar(progress, recipe.passes, course.passes) as advance:
+        for number in range(course.passes + 1, recipe.passes + 1):
+            if patience is not None and course.passes - course.best_pass >= patience:
+                break
+            samples = recipe.samples(number, k)
+            state, bounds = train_epoch(
+                course.state,
+                own,
+                keys[2],
+                samples,
+                batch_size=recipe.batch_size,
+                binarization="dynamic" if binary else "none",
+                maximum=top,
+                objective=function,
+                gradient=recipe.estimator(samples),
+                **recipe.climb(steps),
+            )
+            line = {
+                "pass": number,
+                "k": samples,
+                "train_bound": float(np.mean(np.asarray(bounds, np.float64))),
+                "held_out_bound": _mean_bound(state.params, x, keys[3], k, function),
+            }
+            if not all(math.isfinite(v) for v in line.values() if v is not None):
+                raise FloatingPointError(
+                    f"Expected finite bounds, got {line}: a smaller first_rate may help."
+                )
+            course = course.after(state, line)
+            kept.save(course, last=number == recipe.passes)
+            advance(line)
+    kept.save(course, last=True)
+    chosen = course.state.params if patience is None else course.best
+    return Fitted(chosen, course.state, course.history, out)
+
+
+@dataclass(frozen=True)
+class _Course:
+    """A training so far."""
+
+    state: TrainState
+    best: Params
+    best_bound: float
+    best_pass: int
+    history: tuple[dict[str, Any], ...]
+
+    @property
+    def passes(self) -> int:
+        return len(self.history)
+
+    def after(self, state: TrainState, line: dict[str, Any]) -> "_Course":
+        history, value = (*self.history, line), line["held_out_bound"]
+        if value is None or value <= self.best_bound:
+            return replace(self, state=state, history=history)
+        best = jax.tree.map(jnp.copy, state.params)  # the next pass donates the state
+        return _Course(state, best, value, line["pass"], history)
+
+
+class _Kept:
+    """The folder of a training: checkpoints/, history.json and fit.json. None keeps nothing."""
+
+    def __init__(self, folder: str | Path | None, facts: dict[str, Any]):
+        self.folder = None if folder is None else Path(folder)
+        self._last = time.monotonic()
+        self._saved = -1
+        if self.folder is None:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / "fit.json"
+        if not file.exists():
+            file.write_text(json.dumps(facts, indent=1))
+        there = json.loads(file.read_text())
+        different = [name for name in facts if there.get(name) != facts[name]]
+        if different:
+            raise ValueError(
+                f"Expected {self.folder} to hold this training, got another "
+                f"{', '.join(different)}: choose another folder."
+            )
+        self._checkpoints = Checkpoints(self.folder / "checkpoints")
+
+    def restore(self, course: _Course) -> _Course:
+        if self.folder is None:
+            return course
+        restored = self._checkpoints.restore((course.state, course.best))
+        if restored is None:
+            return course
+        number, (state, best) = restored
+        lines = json.loads((self.folder / "history.json").read_text())[:number]
+        if len(lines) < number:
+            raise ValueError(
+                f"Expected {self.folder / 'history.json'} to hold {number} passes, got {len(lines)}."
+            )
+        self._saved = number
+        found = _Course(state, best, -math.inf, 0, tuple(lines))
+        for line in lines:
+            if line["held_out_bound"] is not None and line["held_out_bound"] > found.best_bound:
+                found = replace(found, best_bound=line["held_out_bound"], best_pass=line["pass"])
+        return found
+
+    def save(self, course: _Course, *, last: bool) -> None:
+        if self.folder is None or course.passes == self._saved:
+            return
+        if not last and time.monotonic() - self._last < _SECONDS:
+            return
+        # The history first: a checkpoint never has more passes than it.
+        partial = self.folder / "history.partial"
+        partial.write_text(json.dumps(course.history, indent=1))
+        partial.replace(self.folder / "history.json")
+        self._checkpoints.save(course.passes, (course.state, course.best))
+        self._last, self._saved = time.monotonic(), course.passes
+
+
+def _fitting(recipe: Recipe, config: ModelConfig, objective: Any, k: int) -> Recipe:
+    """The recipe, with an estimator that goes with the model and the objective."""
+    tempered = recipe.kl_weight != 1 or recipe.kl_warm_up
+
+    def refusal(estimator: Any) -> ValueError | None:
+        try:
+            for samples in {k, recipe.samples(1, k)}:
+                check_pair(objective, estimator, samples, config)
+            if tempered:
+                check_tempered(estimator)
+        except ValueError as error:
+            return error
+        return None
+
+    if config.is_discrete:
+        return replace(recipe, gradient=DISCRETE)
+    if refusal(recipe.gradient) is None:
+        return recipe
+    error = refusal(DEFAULT)
+    if error is not None:
+        raise error
+    return replace(recipe, gradient=DEFAULT)
+
+
+def _mean_bound(params: Params, x: Array, key: Any, k: int, objective: Any) -> float | None:
+    if not len(x):
+        return None
+    keys, total = datum_keys(key, len(x)), 0.0
+    for start in range(0, len(x), _BLOCK):
+        some = slice(start, start + _BLOCK)
+        values = bound(params, x[some], keys[some], k, objective=objective)
+        total += float(np.asarray(values, np.float64).sum())
+    return total / len(x)
+
+
+def _facts(config: ModelConfig, data: np.ndarray, recipe: Recipe, *others: Any) -> dict[str, Any]:
+    digest = hashlib.sha256(f"{data.dtype}{data.shape}".encode())
+    digest.update(np.ascontiguousarray(data).data)
+    return {
+        "model": repr(config),
+        "data": digest.hexdigest()[:16],
+        "recipe": recipe.facts(),
+        "other arguments": repr(others),
+    }
+
+
+@contextmanager
+def _bar(show: bool, total: int, done: int) -> Iterator[Any]:
+    """A progress bar with the bounds and the time left; a function that moves it by a pass."""
+    if not show:
+        yield lambda line: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("pass {task.completed:g}/{task.total:g}"), BarColumn(bar_width=24))
+    with Progress(*columns, TextColumn("{task.description}"), TimeRemainingColumn()) as bar:
+        task = bar.add_task("", total=total, completed=done)
+
+        def advance(line: dict[str, Any]) -> None:
+            text = f"train bound {line['train_bound']:.2f}"
+            if line["held_out_bound"] is not None:
+                text += f", held out {line['held_out_bound']:.2f}"
+            bar.update(task, advance=1, description=text)
+
+        yield advance

@@ -1,0 +1,126 @@
+"""Training on data of one's own: what is returned, stopped early, resumed and refused."""
+
+import itertools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import iwae_jax
+from iwae_jax import training
+from iwae_jax.training import Recipe, fit, fitting, train_epoch
+from tests.test_estimators import flat
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(50, 3)) + np.array([1.0, -2.0, 0.5])
+CONFIG = iwae_jax.ModelConfig((3,), (2,), ((6,),), likelihood="normal")
+RECIPE = Recipe(passes=6, batch_size=16, rate_decay="cosine", first_rate=1e-2, warm_up=1.0)
+OPTIONS = {"k": 4, "recipe": RECIPE, "progress": False}
+
+
+def test_a_fit_is_its_passes():
+    """The passes of `train_epoch` with the recipe, on the data that are not held out."""
+    found = fit(CONFIG, X, **OPTIONS)
+    assert [line["pass"] for line in found.history] == list(range(1, 7))
+    assert len(found.held_out) == 5
+    own = np.array([row for row in X if row not in found.held_out])
+    assert len(own) == 45
+    keys = jax.random.split(jax.random.key(0), 4)
+    params = iwae_jax.init(keys[0], CONFIG, data_mean=own.mean(axis=0))
+    state = iwae_jax.TrainState.create(params, RECIPE.optimizer(3))
+    for line in found.history:
+        state, bounds = train_epoch(
+            state, own, keys[2], 4, batch_size=16, binarization="none", maximum=1.0
+        )
+        np.testing.assert_allclose(line["train_bound"], bounds.mean(), rtol=1e-5)
+    np.testing.assert_allclose(flat(found.params), flat(state.params), rtol=1e-5)
+    held = iwae_jax.bound(found.params, jnp.asarray(found.held_out, float), keys[3], 4).mean()
+    np.testing.assert_allclose(found.history[-1]["held_out_bound"], held, rtol=1e-5)
+    assert found.history[-1]["train_bound"] > found.history[0]["train_bound"]
+
+
+def test_early_stopping_returns_the_best_pass():
+    rate = Recipe(passes=40, batch_size=16, first_rate=0.5)  # so high that it falls at some pass
+    found = fit(CONFIG, X, k=4, recipe=rate, patience=2, progress=False, held_out=0.3)
+    values = [line["held_out_bound"] for line in found.history]
+    best = int(np.argmax(values))
+    assert len(values) == best + 3 < 40
+    keys = jax.random.split(jax.random.key(0), 4)
+    again = iwae_jax.bound(found.params, jnp.asarray(found.held_out, float), keys[3], 4).mean()
+    np.testing.assert_allclose(again, values[best], rtol=1e-5)
+
+
+@pytest.mark.parametrize("patience", [None, 3])
+def test_a_fit_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch, patience):
+    options = OPTIONS | {"patience": patience}
+    whole = fit(CONFIG, X, **options, folder=tmp_path / "whole")
+    calls = itertools.count(1)
+
+    def stops(*arguments, **keywords):
+        if next(calls) == 4:
+            raise KeyboardInterrupt
+        return train_epoch(*arguments, **keywords)
+
+    monkeypatch.setattr(fitting, "train_epoch", stops)
+    monkeypatch.setattr(fitting, "_SECONDS", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(CONFIG, X, **options, folder=tmp_path / "stopped")
+    assert len(json.loads((tmp_path / "stopped" / "history.json").read_text())) == 3
+    found = fit(CONFIG, X, **options, folder=tmp_path / "stopped")
+    assert found.history == whole.history
+    np.testing.assert_array_equal(flat(found.params), flat(whole.params))
+    np.testing.assert_array_equal(flat(found.state.params), flat(whole.state.params))
+    done = fit(CONFIG, X, **options, folder=tmp_path / "stopped")  # nothing is left to do
+    np.testing.assert_array_equal(flat(done.params), flat(whole.params))
+
+
+def test_a_folder_of_another_training_is_refused(tmp_path):
+    fit(CONFIG, X, **OPTIONS, folder=tmp_path)
+    for change in ({"k": 5}, {"seed": 1}, {"recipe": Recipe(passes=7)}):
+        with pytest.raises(ValueError, match="to hold this training, got another"):
+            fit(CONFIG, X, **{**OPTIONS, **change}, folder=tmp_path)
+    with pytest.raises(ValueError, match="got another data"):
+        fit(CONFIG, X + 1, **OPTIONS, folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "data"),
+    [
+        ({"latents": "bernoulli"}, RNG.integers(0, 256, (30, 4)).astype(np.uint8)),
+        ({"posterior": "planar"}, RNG.integers(0, 2, (30, 4))),
+        ({"likelihood": "discretised_logistic"}, RNG.integers(0, 256, (30, 4)).astype(np.uint8)),
+        ({"missing": True}, np.where(RNG.random((30, 4)) < 0.3, np.nan, RNG.random((30, 4)) < 0.3)),
+        ({"likelihood": "normal", "prior": "mixture"}, RNG.normal(size=(30, 4))),
+    ],
+)
+def test_models_of_every_kind_of_data_fit(fields, data):
+    config = iwae_jax.ModelConfig((4,), (2,), ((5,),), **fields)
+    found = fit(config, data, k=3, progress=False)  # the preset's gradient may not go with it
+    bounds = [line["train_bound"] for line in found.history]
+    assert len(bounds) == training.recipes.preset("quick", images=27).passes
+    assert np.isfinite(bounds).all() and bounds[-1] > bounds[0]
+
+
+def test_bad_input_is_refused():
+    for options, message in (
+        ({"images": X[0]}, r"images of shape \[n, 3\]"),
+        ({"images": X[:, :2]}, r"images of shape|shape"),
+        ({"held_out": 1.0}, "held_out to be a number"),
+        ({"held_out": 0.0, "patience": 2}, "held_out to leave data"),
+        ({"patience": 0}, "patience to be a positive int"),
+        ({"k": 0}, "k to be a positive int"),
+    ):
+        keywords = {"images": X, **OPTIONS, **options}
+        with pytest.raises(ValueError, match=f"Expected .*{message}"):
+            fit(CONFIG, keywords.pop("images"), **keywords)
+    with pytest.raises(FloatingPointError, match="finite bounds"):
+        fit(CONFIG, X, k=4, recipe=Recipe(passes=9, first_rate=1e4), progress=False)
+
+
+def test_the_bar_shows_the_bounds(capsys):
+    found = fit(CONFIG, X, **{**OPTIONS, "progress": True})
+    printed = capsys.readouterr().out
+    assert "pass 6/6" in printed
+    assert f"train bound {found.history[-1]['train_bound']:.2f}, held out" in printed
