@@ -153,7 +153,17 @@ def test_experiments_import_only_the_public_package():
 
 EXPERIMENTS = ROOT / "experiments"
 COMMANDS = {
-    *("annealing", "bias", "compare", "evaluate", "latents", "mnist", "omniglot", "posterior"),
+    *(
+        "annealing",
+        "bias",
+        "compare",
+        "evaluate",
+        "latents",
+        "missing",
+        "mnist",
+        "omniglot",
+        "posterior",
+    ),
     *("publish", "report", "snr", "table1", "table2"),
 }
 SHARED_RANKS = {
@@ -177,6 +187,7 @@ SHARED_RANKS = {
     "figures": 3,
     "network": 4,
     "bound": 4,
+    "imputation_errors": 4,
     "schedule": 4,
     "gradient_noise": 4,
     "estimator_bias": 4,
