@@ -218,7 +218,7 @@ class Config:
 
     def recipe(self, images: int = recipes.SMALL) -> Recipe:
         """The recipe of a run with so many training images."""
-        return self.bound.recipe(self.schedule.recipe(images), self.model(784))
+        return self.bound.recipe(self.schedule.recipe(images, self.network.depth), self.model(784))
 
     def model(self, pixels: int) -> ModelConfig:
         """The model of a run, for images of so many pixels."""

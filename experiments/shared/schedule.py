@@ -93,9 +93,9 @@ class ScheduleFlags:
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {n: v for n, v in values.items() if v is not None and n != "preset"}
 
-    def recipe(self, images: int) -> Recipe:
+    def recipe(self, images: int, layers: int) -> Recipe:
         """The recipe, without the gradient estimator's flags."""
-        preset = recipes.preset(self.preset, images=images)
+        preset = recipes.preset(self.preset, images=images, layers=layers)
         values = self.given()
         if self._decay == "stages":
             values.setdefault("warm_up", 0.0)

@@ -119,7 +119,12 @@ def fit(
     eight_bit = data.dtype == np.uint8 and config.data_range == (0, 1)
     top = float(maximum) if maximum is not None else 255.0 if eight_bit else 1.0
     k, function = check_positive_int("k", k), named_objective(objective)
-    recipe = _fitting(recipe or preset("quick", images=len(own)), config, function, k)
+    recipe = _fitting(
+        recipe or preset("quick", images=len(own), layers=len(config.latent_sizes)),
+        config,
+        function,
+        k,
+    )
     steps = -(-len(own) // recipe.batch_size)
     keys = jax.random.split(jax.random.key(seed), 4)
     with np.errstate(invalid="ignore"):
