@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -81,6 +82,14 @@ def test_the_command_of_a_card_makes_the_run(values):
     assert again.to_json() == config.to_json()
 
 
+def test_the_command_says_what_a_preset_has_no_longer():
+    config = Config.of(preset="quick", layers=2)
+    recipe = config.recipe(60_000).facts() | {"passes": 7, "first_passes": 5, "first_rate": 0.25}
+    words = shlex.split(card.command_of(card._as_trained(config, recipe, 60_000)))[3:]
+    (again,) = parse(Config, "test", "Test.", Config.of(dataset="mnist"), words).runs()
+    assert again.recipe(60_000).facts() == recipe
+
+
 def test_errors_name_what_is_wrong(tmp_path):
     params = iwae_jax.init(jax.random.key(0), SMALL)
     cards.publish("one", params, {}, tmp_path)
@@ -120,6 +129,25 @@ def test_the_packages_own_parameters_are_finite_and_small(name):
     assert (cards.HERE / f"{name}.npz").stat().st_size < 2.5e6
     assert about["licence"] == "Apache-2.0"
     assert about["test"]["test_images"] == 10_000
+
+
+@pytest.mark.parametrize("name", cards.names())
+def test_the_page_has_the_numbers_of_the_card(name):
+    page = (Path(__file__).parents[1] / "docs" / "pretrained.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    test, annealed = cards.card(name)["test"], cards.card(name)["annealing"]
+    cells = [cell.strip() for cell in row.split("|")]
+    nll = f"{test['test_nll']:.2f} ± {test['monte_carlo_error']:.3f} ± {test['split_error']:.2f}"
+    units = "+".join(map(str, test["active_units"]))
+    assert cells[2:5] == [nll, units, f"{test['pareto_k_high']:.0%}"]
+    if annealed is None:
+        assert cells[5] == "not measured"
+    else:
+        found = (annealed["nll"], annealed["monte_carlo_error"], annealed["importance_nll"])
+        assert cells[5] == (
+            f"{found[0]:.2f} ± {found[1]:.2f} on the first {annealed['images']} images, where -L_5000 is "
+            f"{found[2]:.2f}"
+        )
 
 
 @pytest.mark.parametrize("name", cards.names())

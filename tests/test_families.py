@@ -3,23 +3,26 @@
 import itertools
 import math
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import integrate, stats
+from scipy import integrate
+from scipy import stats as scipy_stats
 
 import iwae_jax
 from iwae_jax import models
 from iwae_jax.models import families
 from iwae_jax.models.naming import by_name
 
+stats: Any = scipy_stats  # whose stubs do not know frozen distributions
 KEY = jax.random.key(0)
 SIZE = 3
 
 
-def outputs_of(family, size=SIZE, key=KEY, scale=0.7):
+def outputs_of(family, size: Any = SIZE, key=KEY, scale=0.7):
     """Raw outputs of a network, drawn at random."""
     heads = family.heads(size)
     keys = jax.random.split(key, len(heads))
@@ -353,7 +356,8 @@ def test_a_prior_is_a_density_of_its_draws(name):
 def test_a_vamp_prior_is_the_mean_of_posteriors_at_its_inputs():
     config = iwae_jax.ModelConfig((4,), (2,), ((3,),), prior="vamp:inputs=3")
     params = iwae_jax.init(KEY, config)
-    prior, z = config.parts.prior, (jnp.array([0.3, -0.2]),)
+    prior: Any = config.parts.prior
+    z = (jnp.array([0.3, -0.2]),)
     inputs = prior.pseudo_inputs(params)
     assert inputs.shape == (3, 4) and inputs.min() >= 0 and inputs.max() <= 1
     each = [float(config.log_posterior(params, u, z)) for u in inputs]

@@ -60,8 +60,10 @@ def test_a_recipe_refuses(fields, message):
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("images", [1_400, 24_345, 59_600])
 def test_presets(name, layers, images):
-    recipe = recipes.preset(name, images=images)
+    recipe = recipes.preset(name, images=images, layers=layers)
     assert Config.of(preset=name, layers=(layers,)).recipe(images) == recipe
+    if layers > 1 and images > 10_000 and name != "paper":
+        assert recipe.first_rate == 2e-3
     json.dumps(recipe.facts())
     if name == "paper":
         assert recipe == PAPER

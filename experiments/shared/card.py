@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from experiments.shared.files import writing_to
 from experiments.shared.folders import RunFolder
 from experiments.shared.runner import restore_run
 from experiments.shared.saved import read_arrays
+from experiments.shared.schedule import ScheduleFlags
 from iwae_jax import __version__, cards
 
 CHECKED = 100  # images whose NLL alone is on a card, so that a test can compute it again
@@ -37,10 +39,12 @@ def publish(run_dir: Path, name: str, folder: Path, data_dir: str | None) -> Non
     if summary is None:
         raise UsageError(f"Expected {run_dir} to hold a finished run, got no summary.json.")
     log_p = read_arrays(run_dir / "test_log_likelihood.npy", "log_p")["log_p"][:CHECKED]
-    recipe, (k,) = config.recipe(len(data.train)), config.bound.k
+    (k,) = config.bound.k
+    # What the run was trained with: a preset may have changed since.
+    recipe: dict[str, Any] = (run.read("data.json") or {})["recipe"]
     about = {
         "licence": "Apache-2.0",
-        "command": command_of(config),
+        "command": command_of(_as_trained(config, recipe, len(data.train))),
         "made_with": f"iwae_jax {__version__}, jax {jax.__version__}",
         "data": {
             "dataset": data.name,
@@ -51,10 +55,10 @@ def publish(run_dir: Path, name: str, folder: Path, data_dir: str | None) -> Non
         "training": {
             "objective": repr(config.objective_function),
             "k": k,
-            "samples_of_the_first_pass": recipe.samples(1, k),
+            "samples_of_the_first_pass": min(k, recipe["first_k"]) if recipe["first_passes"] else k,
             "seed": config.run.seed[0],
             "precision": config.run.precision,
-            "recipe": recipe.facts(),
+            "recipe": recipe,
             "train_bound": summary["train_bound"],
             "seconds": summary["seconds"],
         },
@@ -69,6 +73,13 @@ def publish(run_dir: Path, name: str, folder: Path, data_dir: str | None) -> Non
     if about["annealing"] is None:
         console.print("no annealed estimate: python -m experiments.annealing makes one")
     console.print(f"written: {folder / name}.npz and .json")
+
+
+def _as_trained(config: Config, recipe: dict[str, Any], images: int) -> Config:
+    """The config with a flag for each field of the schedule that its preset no longer has."""
+    now, flags = config.recipe(images).facts(), {each.name for each in fields(ScheduleFlags)}
+    changed = {name: value for name, value in recipe.items() if now.get(name) != value}
+    return config.replace(**{name: value for name, value in changed.items() if name in flags})
 
 
 def command_of(config: Config) -> str:

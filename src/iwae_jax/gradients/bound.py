@@ -36,7 +36,7 @@ def bound(
     *,
     objective: Any = IWAE(),
     gradient: Estimator | str = DEFAULT,
-    beta: ArrayLike | None = None,
+    beta: ArrayLike | float | None = None,
 ) -> Float[Array, "*batch"]:
     r"""A k-sample bound on log p(x), for each datum.
 

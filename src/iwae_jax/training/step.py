@@ -32,7 +32,7 @@ from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, Py
 
 BINARIZATIONS = ("dynamic", "fixed", "none")
 
-Beta = Callable[[Array], Array] | ArrayLike | None
+Beta = Callable[[Array], Array] | ArrayLike | float | None
 """A weight of the KL term: a number, or a function of the number of steps taken."""
 
 Penalty = Callable[[PyTree, PyTree], Array]

@@ -1,5 +1,7 @@
 """Removal of units from a model."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,8 @@ def can_remove_units(params: Params) -> bool:
     model = model_of(params)
     if not isinstance(model, ModelConfig):
         return False
-    _, prior, posterior = model.parts
+    prior: Any = model.parts.prior
+    posterior: Any = model.parts.posterior
     # A subclass may have another density, which N(0, 1) does not cancel.
     if type(prior) is not LayeredPrior or type(posterior) is not LayeredPosterior:
         return False

@@ -1,0 +1,87 @@
+"""Runs of every kind of model: killed, resumed, evaluated again and reported."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+
+import iwae_jax
+from experiments import evaluate as evaluate_command
+from experiments import report
+from experiments.shared import command, runner
+from tests.test_experiments import run  # noqa: F401 (a fixture)
+
+MODELS = {
+    "--posterior=semi_implicit:draws=2 --kl-weight=0.5 --mmd=3": "reparam",
+    "--posterior=mixture:components=3 --prior=learned": "reparam",
+    "--latents bernoulli normal --layers=2": "vimco",
+    "--posterior=coupling:layers=2 --prior=vamp:inputs=5 --kl-warm-up=1": "reparam",
+    "--likelihood=discretised_logistic:levels=17 --binarization=none": "dreg",
+}
+
+
+def type_it(monkeypatch, capsys, module, *words):
+    monkeypatch.setattr(sys, "argv", [module.__name__, *map(str, words)])
+    with pytest.raises(SystemExit) as stop:
+        command.leave(module.main)
+    printed = capsys.readouterr()
+    assert "Traceback" not in printed.out + printed.err
+    return stop.value.code, printed.out + printed.err
+
+
+@pytest.mark.parametrize("flags", MODELS)
+def test_a_run_of_any_model_resumes_and_is_evaluated(run, monkeypatch, capsys, tmp_path, flags):  # noqa: F811
+    words = [*flags.split(), "--checkpoint-seconds=0"]
+    status, printed = run(*words, out="whole")
+    assert status == 0, printed
+    (whole,) = [path.parent for path in (tmp_path / "whole").rglob("summary.json")]
+
+    whole_pass = iwae_jax.train_epoch
+
+    def killed(*arguments, **keywords):
+        if int(arguments[0].step) > 0:  # the second pass
+            raise KeyboardInterrupt
+        return whole_pass(*arguments, **keywords)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(runner.iwae_jax, "train_epoch", killed)
+        with pytest.raises((KeyboardInterrupt, AssertionError)):
+            run(*words, out="stopped")
+    status, printed = run(*words, out="stopped")
+    assert status == 0 and "resumed after pass 1" in printed
+    (stopped,) = [path.parent for path in (tmp_path / "stopped").rglob("summary.json")]
+    for name in ("test_log_likelihood.npy", "log_weights.npy"):
+        np.testing.assert_array_equal(np.load(whole / name), np.load(stopped / name))
+    summary = json.loads((stopped / "summary.json").read_text())
+    assert summary["recipe"]["gradient"] == MODELS[flags]
+    assert whole.name == stopped.name and ":" not in whole.name
+
+    status, printed = type_it(monkeypatch, capsys, evaluate_command, stopped, "--k=6")
+    assert status == 0, printed
+    again = json.loads((stopped / "evaluation-k6.json").read_text())
+    images = 300
+    assert again["test_images"] == images
+    first = np.load(stopped / "evaluation-k6_log_likelihood.npy")[:30]
+    np.testing.assert_allclose(first, np.load(stopped / "test_log_likelihood.npy"), rtol=1e-5)
+    status, printed = type_it(monkeypatch, capsys, report, tmp_path / "stopped")
+    assert status == 0 and (tmp_path / "stopped" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--posterior=planar --gradient=dreg", "at a given z for --gradient 'dreg'"),
+        ("--posterior=planar --prior=vamp", "for --prior 'vamp'; that of 'planar' has none"),
+        ("--latents=bernoulli --posterior=planar", "real latents for --posterior 'planar'"),
+        ("--kl-weight=0.5 --gradient=vimco", "takes beta, such as 'reparam', got 'vimco'"),
+        ("--posterior=student_t:df=-1", "df to be a number"),
+        ("--likelihood=categorical", "--binarization=none with --likelihood=categorical"),
+        ("--mmd=inf", "--mmd to be a number"),
+        ("--kl-weight=-1", "--kl-weight to be at least 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_by_name(run, flags, message):  # noqa: F811
+    status, printed = run(*flags.split())
+    assert status == 2, printed
+    assert message in " ".join(printed.split())
