@@ -57,7 +57,8 @@ def test_the_flags_and_their_groups(capsys):
         "total-stages": "5", "stage-base": "2", "first-rate": "0.1", "last-rate": "0.01",
         "adam-beta1": "0.5", "adam-beta2": "0.6", "adam-eps": "1e-8", "loss": "sum", "after": "y",
         "eval-k": "11", "eval-images": "12", "precision": "bfloat16", "out-dir": "z",
-        "checkpoint-seconds": "1.5",
+        "checkpoint-seconds": "1.5", "kl-weight": "0.5", "kl-warm-up": "2.0", "mmd": "3.0",
+        "mmd-kernel": "rbf", "latents": "bernoulli normal",
     }  # fmt: skip
     line = " ".join(f"--{name} {value}" for name, value in words.items())
     flat = typed(f"{line} --analytic-kl --overwrite --tensorboard").flat()

@@ -121,9 +121,7 @@ class Config:
         default_factory=BoundFlags
     )
     data: Annotated[RunDataFlags, group()] = field(default_factory=RunDataFlags)
-    schedule: Annotated[ScheduleFlags, group("schedule (by default the preset's)")] = field(
-        default_factory=ScheduleFlags
-    )
+    schedule: Annotated[ScheduleFlags, group()] = field(default_factory=ScheduleFlags)
     evaluation: Annotated[EvaluationFlags, group()] = field(default_factory=EvaluationFlags)
     run: Annotated[RunFlags, group()] = field(default_factory=RunFlags)
 

@@ -19,11 +19,12 @@ class ScheduleFlags:
     """The schedule and the optimizer. Flags that are not given are those of the preset."""
 
     preset: Literal["quick", "long", "table", "paper"] = "quick"
-    """quick: minutes on two cores. long: an hour. table: for models that are compared. paper: 3,280 passes."""
+    """quick: minutes on two cores. long: an hour. table: for models that are compared. paper: 3,280 passes.
+    The flags below are by default the preset's."""
     passes: Annotated[int | None, OfPreset] = None
     """Passes over the data."""
     stages: Annotated[int | None, optional("INT")] = None
-    """Stages of the paper's schedule, instead of --passes."""
+    """Stages of the paper's schedule, not --passes."""
     first_passes: Annotated[int | None, optional("INT")] = None
     """The first of the passes, which take --first-k samples."""
     first_k: Annotated[int | None, OfPreset] = None
