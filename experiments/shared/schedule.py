@@ -24,7 +24,7 @@ class ScheduleFlags:
     passes: Annotated[int | None, OfPreset] = None
     """Passes over the data."""
     stages: Annotated[int | None, optional("INT")] = None
-    """Stages of the paper's schedule, not --passes."""
+    """Stages of the paper's, instead of --passes."""
     first_passes: Annotated[int | None, optional("INT")] = None
     """The first of the passes, which take --first-k samples."""
     first_k: Annotated[int | None, OfPreset] = None
@@ -38,7 +38,7 @@ class ScheduleFlags:
     last_rate: Annotated[float | None, RateOfPreset] = None
     """Lowest learning rate, at the end or in the last of --total-stages."""
     warm_up: Annotated[float | None, RateOfPreset] = None
-    """Passes in which the rate of the cosine rises from 0."""
+    """Passes in which the cosine rises from 0."""
     total_stages: Annotated[int | None, OfPreset] = None
     """Stages over which the learning rate falls."""
     stage_base: Annotated[int | None, OfPreset] = None
