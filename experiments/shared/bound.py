@@ -93,7 +93,7 @@ class BoundFlags:
     kl_warm_up: Annotated[float, SWITCH] = 0.0
     """Passes in which that weight rises from 0."""
     mmd: Annotated[float, SWITCH] = 0.0
-    """Weight of the discrepancy of a batch's z from the prior, a penalty (InfoVAE)."""
+    """Weight of the distance of a batch's z from the prior."""
     mmd_kernel: Annotated[str, choices(KERNELS)] = "imq"
     """Kernel of the discrepancy."""
     parameters: Annotated[Any, tyro.conf.arg(name="", constructor=Parameters)] = field(
