@@ -80,6 +80,7 @@ RANKS = {
     "training.schedule": 11,
     "training.checkpoints": 11,
     "training.penalties": 2,
+    "training.soap": 2,
     "training.recipes": 12,
     "training.step": 12,
     "training.fitting": 13,

@@ -49,6 +49,8 @@ class ScheduleFlags:
     """Decay of Adam's mean square gradient."""
     adam_eps: Annotated[float | None, RateOfPreset] = None
     """Adam's epsilon."""
+    algorithm: Annotated[str | None, choices(recipes.ALGORITHMS, "")] = None
+    """soap: Adam in the basis of Shampoo's preconditioner."""
     loss: Annotated[str | None, choices(recipes.LOSSES, "")] = None
     """Loss of a batch. The paper's code uses sum, which divides Adam's epsilon by the batch size."""
 
@@ -56,7 +58,10 @@ class ScheduleFlags:
         """Raise a `UsageError` for the first invalid value."""
         check_least(self, batch_size=1, total_stages=1, stage_base=1, stages=1, passes=1, first_k=1)
         check_least(self, first_passes=0)
-        for name, known in (("rate_decay", recipes.DECAYS), ("loss", recipes.LOSSES)):
+        known_names = {
+            "rate_decay": recipes.DECAYS, "loss": recipes.LOSSES, "algorithm": recipes.ALGORITHMS
+        }  # fmt: skip
+        for name, known in known_names.items():
             if getattr(self, name) not in (None, *known):
                 raise UsageError(
                     f"Expected {flag(name)} in {{{', '.join(known)}}}, got {getattr(self, name)!r}."

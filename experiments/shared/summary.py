@@ -66,6 +66,8 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
     if recipe.kl_weight != 1 or recipe.kl_warm_up:
         rising = f", rising from 0 in {recipe.kl_warm_up:g} passes" if recipe.kl_warm_up else ""
         lines.append(f"KL term: weight {recipe.kl_weight:g} in training{rising}")
+    if recipe.algorithm != PAPER.algorithm:
+        lines.append(f"optimizer: {recipe.algorithm}, not {PAPER.algorithm}")
     if recipe.mmd:
         lines.append(f"penalty: {recipe.mmd:g} times the discrepancy (kernel {recipe.mmd_kernel})")
     if recipe.rate_decay != PAPER.rate_decay:

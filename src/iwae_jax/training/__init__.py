@@ -5,6 +5,7 @@ from iwae_jax.training.fitting import Fitted, fit
 from iwae_jax.training.penalties import KERNELS, MMD, infovae
 from iwae_jax.training.recipes import Recipe
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
+from iwae_jax.training.soap import soap
 from iwae_jax.training.step import (
     BINARIZATIONS,
     TrainState,
@@ -25,6 +26,7 @@ __all__ = [
     "infovae",
     "pixel_key",
     "recipes",
+    "soap",
     "stage_passes",
     "stage_rates",
     "stage_schedule",

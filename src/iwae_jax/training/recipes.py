@@ -11,10 +11,12 @@ from iwae_jax.checks import check_number, check_positive_int
 from iwae_jax.gradients import DEFAULT, VIMCO, DReG, Estimator, named, resampled
 from iwae_jax.training.penalties import KERNELS, MMD
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
+from iwae_jax.training.soap import soap
 from iwae_jax.typing import Array
 
 DECAYS = ("stages", "cosine")
 LOSSES = ("mean", "sum")
+ALGORITHMS = ("adam", "soap")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Recipe:
       adam_beta1: the decay of Adam's mean gradient.
       adam_beta2: the decay of Adam's mean square gradient.
       adam_eps: Adam's epsilon.
+      algorithm: ``"adam"``; or ``"soap"``, Adam in the basis of Shampoo's preconditioner: `training.soap`.
       loss: ``"mean"`` over a batch, or ``"sum"``, as the paper's code has it. Adam's step does not depend on
         the scale of the gradient, except through epsilon: a sum divides it by the batch size.
       kl_weight: the weight of the KL term in what is climbed.
@@ -76,6 +79,7 @@ class Recipe:
     adam_beta2: float = 0.999
     adam_eps: float = 1e-4
     loss: str = "mean"
+    algorithm: str = "adam"
     kl_weight: float = 1.0
     kl_warm_up: float = 0.0
     mmd: float = 0.0
@@ -92,8 +96,10 @@ class Recipe:
             raise ValueError(
                 f"Expected first_passes to be at most passes, {self.passes}, got {self.first_passes}."
             )
-        named_values = (("rate_decay", DECAYS), ("loss", LOSSES), ("mmd_kernel", KERNELS))
-        for name, values in named_values:
+        named_values = {
+            "rate_decay": DECAYS, "loss": LOSSES, "algorithm": ALGORITHMS, "mmd_kernel": KERNELS
+        }  # fmt: skip
+        for name, values in named_values.items():
             if getattr(self, name) not in values:
                 raise ValueError(
                     f"Expected {name} to be one of {values}, got {getattr(self, name)!r}."
@@ -129,10 +135,10 @@ class Recipe:
         return {"beta": beta, "penalty": MMD(self.mmd, self.mmd_kernel) if self.mmd else None}
 
     def facts(self) -> dict[str, Any]:
-        """The fields as JSON has them, without those of the KL term and the penalty that say nothing."""
+        """The fields as JSON has them; of those that earlier versions lacked, those that differ."""
         values = asdict(self) | {"gradient": str(self.gradient)}
-        said = [each for each in fields(self) if each.name not in _OF_THE_CLIMB]
-        said += [f for f in fields(self) if f.name in _OF_THE_CLIMB and values[f.name] != f.default]
+        said = [each for each in fields(self) if each.name not in _LATER]
+        said += [f for f in fields(self) if f.name in _LATER and values[f.name] != f.default]
         return {each.name: values[each.name] for each in said}
 
     def learning_rate(self, steps_per_pass: int) -> optax.Schedule:
@@ -153,10 +159,11 @@ class Recipe:
         )
 
     def optimizer(self, steps_per_pass: int) -> optax.GradientTransformation:
-        """Adam with the learning rate of the recipe."""
+        """Adam, or SOAP, with the learning rate of the recipe."""
         eps = self.adam_eps / self.batch_size if self.loss == "sum" else self.adam_eps
+        make = soap if self.algorithm == "soap" else optax.adam
         rate = self.learning_rate(steps_per_pass)
-        return optax.adam(rate, b1=self.adam_beta1, b2=self.adam_beta2, eps=eps)
+        return make(rate, b1=self.adam_beta1, b2=self.adam_beta2, eps=eps)
 
 
 @dataclass(frozen=True)
@@ -181,7 +188,7 @@ class Ramp:
         return self.to * jnp.minimum(share, 1.0)
 
 
-_OF_THE_CLIMB = ("kl_weight", "kl_warm_up", "mmd", "mmd_kernel")
+_LATER = ("algorithm", "kl_weight", "kl_warm_up", "mmd", "mmd_kernel")
 
 PAPER = Recipe(passes=stage_passes(8))
 """The protocol of Burda et al. (2016), sec. 5."""
