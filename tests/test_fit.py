@@ -91,6 +91,12 @@ def test_a_folder_of_another_training_is_refused(tmp_path):
         ({"latents": "bernoulli"}, RNG.integers(0, 256, (30, 4)).astype(np.uint8)),
         ({"posterior": "planar"}, RNG.integers(0, 2, (30, 4))),
         ({"likelihood": "discretised_logistic"}, RNG.integers(0, 256, (30, 4)).astype(np.uint8)),
+        (
+            {"missing": True, "likelihood": "normal:scale=shared"},
+            np.where(
+                np.arange(4) == 1, np.nan, RNG.normal(size=(30, 4))
+            ),  # a column without a value
+        ),
         ({"missing": True}, np.where(RNG.random((30, 4)) < 0.3, np.nan, RNG.random((30, 4)) < 0.3)),
         ({"likelihood": "normal", "prior": "mixture"}, RNG.normal(size=(30, 4))),
     ],

@@ -384,7 +384,7 @@ def test_a_part_may_be_registered_in_one_line(registry, monkeypatch):
         (
             step,
             "_train_epoch",
-            ("k", "batch_size", "binarization", "maximum", "objective", "gradient"),
+            ("k", "data", "objective", "gradient", "schedule", "penalty"),
         ),
     ],
 )

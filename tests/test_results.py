@@ -164,8 +164,9 @@ def test_a_run_trains_on_the_training_and_measures_on_the_held_out_images(monkey
     monkeypatch.setattr(runner, "initial_state", lambda config, data: state)
     monkeypatch.setattr(runner.checkpoints, "Checkpoints", lambda folder: nowhere)
     config = Config.of(
-        passes=1, k=7, seed=2, batch_size=10, binarization="fixed", objective="vae", gradient="stl"
-    )
+        passes=1, k=7, seed=2, batch_size=10, binarization="fixed", objective="vae", gradient="stl",
+        kl_weight=0.25, mmd=2.0, mmd_kernel="rbf",
+    )  # fmt: skip
     runner.train(config, RunFolder(tmp_path), DATA, 0.0)
     keys = Keys.of(config)
     np.testing.assert_array_equal(passed.pop("images"), TRAIN)
@@ -173,6 +174,7 @@ def test_a_run_trains_on_the_training_and_measures_on_the_held_out_images(monkey
     assert passed == {
         "k": 7, "batch_size": 10, "binarization": "fixed", "maximum": 255.0,
         "objective": iwae_jax.objectives.ELBO(), "gradient": iwae_jax.gradients.STL(),
+        "beta": 0.25, "penalty": iwae_jax.training.MMD(2.0, "rbf"),
     }  # fmt: skip
     (line,) = RunFolder(tmp_path).metrics()
     expected = counts(HELD_OUT, keys.held_out_pixels).mean()

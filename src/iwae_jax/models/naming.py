@@ -28,7 +28,7 @@ def by_name(field: str, text: str, table: dict[str, Callable[..., Any]], *argume
       >>> from iwae_jax.models import families
       >>> from iwae_jax.models.naming import by_name
       >>> by_name("posterior", "student_t:df=3", families.REAL)
-      StudentT(df=3.0)
+      StudentT(df=3)
     """
     name, colon, rest = text.partition(":") if isinstance(text, str) else (text, "", "")
     make = known(field, name, table)

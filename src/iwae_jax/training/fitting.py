@@ -127,9 +127,9 @@ def fit(
     )
     steps = -(-len(own) // recipe.batch_size)
     keys = jax.random.split(jax.random.key(seed), 4)
-    with np.errstate(invalid="ignore"):
-        mean = np.nanmean(own.astype(np.float64), axis=0) / top
-    params = init(keys[0], config, data_mean=np.where(np.isnan(mean), 0.0, mean))
+    mean = np.nansum(own.astype(np.float64), axis=0) / top
+    mean /= np.maximum(1, np.sum(~np.isnan(own.astype(np.float64)), axis=0))
+    params = init(keys[0], config, data_mean=mean)
     state = TrainState.create(params, recipe.optimizer(steps))
     x = jnp.asarray(out, jnp.result_type(float)) / top
     x = draw_pixels(out, datum_keys(keys[1], len(out)), top) if binary and len(out) else x
