@@ -1,5 +1,7 @@
 """SOAP: Adam in another basis, on problems where the basis matters."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -54,7 +56,8 @@ def test_the_basis_is_that_of_the_gradients():
     mixing = np.linalg.qr(RNG.normal(size=(3, 3)))[0] @ mixing
     slopes = [jnp.asarray(mixing @ RNG.normal(size=(3, 400)), jnp.float32) for _ in range(200)]
     optimizer = training.soap(1e-3, gram_decay=0.99, basis_every=5)
-    state, params = optimizer.init(jnp.zeros((3, 400))), jnp.zeros((3, 400))
+    params = jnp.zeros((3, 400))
+    state: Any = optimizer.init(params)
     update = jax.jit(optimizer.update)
     for slope in slopes:
         _, state = update(slope, state, params)
@@ -115,6 +118,7 @@ def test_a_recipe_trains_with_it_and_goes_on_bit_for_bit(tmp_path):
 
 
 def test_bad_numbers_are_refused():
+    options: dict[str, Any]
     for options in ({"b1": 1.0}, {"b2": -0.1}, {"gram_decay": 2.0}, {"eps": 0.0}):
         with pytest.raises(ValueError, match=f"Expected {next(iter(options))} to be a number"):
             training.soap(1e-3, **options)

@@ -137,9 +137,8 @@ def soap(
         new = SoapState(count, mean, square, gram, basis)
         return jax.tree.unflatten(structure, steepest), new
 
-    return optax.chain(
-        optax.GradientTransformation(init, update), optax.scale_by_learning_rate(learning_rate)
-    )
+    rotated: Any = optax.GradientTransformation(init, update)  # type: ignore[arg-type]
+    return optax.chain(rotated, optax.scale_by_learning_rate(learning_rate))
 
 
 def _each(function: Any, *sides: Sides) -> Sides:
