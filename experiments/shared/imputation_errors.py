@@ -187,14 +187,14 @@ def _text(value: float | None) -> str:
 
 def _bars(data: Any, seen: Any, filled: Any, rows: list[dict[str, Any]]) -> Any:
     """The error of each method."""
-    drawn = figure(6.0, 3.0)
+    drawn = figure(9.0, 3.2)
     axes = drawn.add_subplot()
     names = [row["method"] for row in rows]
     bars = [row["standard_error"] or 0.0 for row in rows]
     colours = ["C1" if name == OURS else "0.6" for name in names]
     axes.barh(names, [row["error"] for row in rows], xerr=bars, color=colours)
     axes.invert_yaxis()
-    axes.set_xlabel("mean square error of hidden values (columns have variance 1)")
+    axes.set_xlabel("mean square error of hidden values; columns have variance 1")
     return drawn
 
 
