@@ -128,6 +128,7 @@ def test_the_packages_own_parameters_are_finite_and_small(name):
     assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(params))
     assert (cards.HERE / f"{name}.npz").stat().st_size < 2.5e6
     assert about["licence"] == "Apache-2.0"
+    assert about["data"]["origin"] == "files"  # no folder of the machine that made it
     assert about["test"]["test_images"] == 10_000
 
 

@@ -1,5 +1,6 @@
 """A weight on the KL term, and penalties on latents: the gradient changes, the reported bound does not."""
 
+import dataclasses
 import itertools
 
 import jax
@@ -145,13 +146,47 @@ def mmd_by_hand(kernel, a, b):
 
 def test_the_discrepancy_is_its_definition():
     rng = np.random.default_rng(0)
-    a, b = rng.normal(size=(5, 2)), rng.normal(size=(4, 2)) + 1
+    a, b = rng.normal(size=(5, 2)), rng.normal(size=(5, 2)) + 1
     for name, kernel in (
         ("rbf", lambda p, q: np.exp(-((p - q) ** 2).sum() / (2 * 3.0 * 2))),
         ("imq", lambda p, q: 6.0 / (6.0 + ((p - q) ** 2).sum())),
     ):
         found = training.MMD(1.0, name, 3.0).distance(jnp.asarray(a), jnp.asarray(b))
         np.testing.assert_allclose(found, mmd_by_hand(kernel, a, b), rtol=1e-4)
+
+
+def test_data_that_fill_up_a_batch_do_not_count():
+    penalty = training.MMD(1.0)
+    a, b = jax.random.normal(KEY, (2, 6, 3))
+    for count in (2, 4, 6):
+        real = jnp.arange(6) < count
+        found = penalty.distance(a, b + 1, real)
+        np.testing.assert_allclose(found, penalty.distance(a[:count], b[:count] + 1), rtol=1e-5)
+    slope = jax.grad(lambda a: penalty.distance(a, b, jnp.arange(6) < 4))(a)
+    assert (slope[4:] == 0).all() and (slope[:4] != 0).any()
+    # One datum alone has no pair.
+    alone = jnp.arange(6) < 1
+    assert float(penalty.distance(a, b, alone)) == 0.0
+    assert (jax.grad(lambda a: penalty.distance(a, b, alone))(a) == 0).all()
+
+
+def test_a_pass_gives_its_penalty_the_data_that_count():
+    """Five data in batches of four: of the last batch one counts."""
+    seen = []
+
+    @dataclasses.dataclass(frozen=True)
+    class Counting:
+        def __call__(self, z, prior, real=None):
+            jax.debug.callback(lambda real: seen.append(int(real.sum())), real)
+            return jnp.zeros(())
+
+    images = np.asarray(binary(5), np.uint8)
+    new, _ = iwae_jax.train_epoch(
+        state(small(1)), images, KEY, 2, batch_size=4, maximum=1, penalty=Counting()
+    )
+    jax.block_until_ready(new.params)
+    jax.effects_barrier()
+    assert sorted(seen) == [1, 4]
 
 
 @pytest.mark.parametrize("kernel", ["rbf", "imq"])
@@ -192,5 +227,5 @@ def test_bad_weights_and_penalties_are_refused():
         training.MMD(1.0, "cosine")
     with pytest.raises(ValueError, match="weight to be a number"):
         training.MMD(float("inf"))
-    with pytest.raises(ValueError, match="two draws on each side"):
-        training.MMD(1.0).distance(jnp.ones((1, 2)), jnp.ones((3, 2)))
+    with pytest.raises(ValueError, match="two draws or more, as many on each side"):
+        training.MMD(1.0).distance(jnp.ones((1, 2)), jnp.ones((1, 2)))

@@ -50,7 +50,8 @@ def publish(run_dir: Path, name: str, folder: Path, data_dir: str | None) -> Non
             "dataset": data.name,
             "images": [len(data.train), len(data.validation), len(data.test)],
             "fingerprint": data.fingerprint,
-            **data_facts(config, data),
+            # Where files lay on a machine is no fact about the data.
+            **data_facts(config, data) | ({"origin": "files"} if data.source == "files" else {}),
         },
         "training": {
             "objective": repr(config.objective_function),

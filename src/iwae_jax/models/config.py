@@ -120,7 +120,7 @@ class ModelConfig:
         set_field("make_network", make)
         kinds = self.latents
         if not isinstance(kinds, str):
-            kinds = tuple(kinds)
+            kinds = tuple(kinds) if isinstance(kinds, (tuple, list)) else (kinds,)
             set_field("latents", kinds)
             if len(kinds) != len(self.latent_sizes):
                 raise ValueError(

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_number
-from iwae_jax.typing import Array, Float
+from iwae_jax.typing import Array, Bool, Float
 
 KERNELS = ("rbf", "imq")
 
@@ -55,29 +55,49 @@ class MMD:
         if self.kernel not in KERNELS:
             raise ValueError(f"Expected kernel to be one of {KERNELS}, got {self.kernel!r}.")
 
-    def distance(self, a: Float[Array, "n size"], b: Float[Array, "m size"]) -> Float[Array, ""]:
-        """The unbiased estimate of the squared discrepancy of two samples."""
-        n, m = len(a), len(b)
-        if n < 2 or m < 2:
-            raise ValueError(f"Expected at least two draws on each side, got {n} and {m}.")
-        within = [
-            (jnp.sum(self._kernel(c, c)) - count) / (count * (count - 1))
-            for c, count in ((a, n), (b, m))
-        ]
-        return within[0] + within[1] - 2.0 * jnp.mean(self._kernel(a, b))
+    def distance(
+        self,
+        a: Float[Array, "n size"],
+        b: Float[Array, "n size"],
+        real: Bool[Array, " n"] | None = None,
+    ) -> Float[Array, ""]:
+        """The unbiased estimate of the squared discrepancy of two samples.
+
+        Args:
+          a: a sample.
+          b: another, of as many draws.
+          real: the draws of each that count; None for all. Where fewer than two count, the estimate is 0.
+        """
+        if len(a) != len(b) or len(a) < 2:
+            raise ValueError(
+                f"Expected two draws or more, as many on each side, got {len(a)} and {len(b)}."
+            )
+        weights = jnp.ones(len(a), a.dtype) if real is None else real.astype(a.dtype)
+        number = jnp.sum(weights)
+        pairs = weights[:, None] * weights[None]
+        apart = pairs * (1.0 - jnp.eye(len(a), dtype=a.dtype))
+        ordered = jnp.maximum(number * (number - 1.0), 1.0)
+        within = jnp.sum(apart * (self._kernel(a, a) + self._kernel(b, b))) / ordered
+        between = jnp.sum(pairs * self._kernel(a, b)) / jnp.maximum(jnp.square(number), 1.0)
+        return jnp.where(number >= 2.0, within - 2.0 * between, 0.0)
 
     def _kernel(self, a: Array, b: Array) -> Array:
         square = jnp.sum(jnp.square(a[:, None] - b[None]), axis=-1)
         width = self.width * a.shape[1]
         return jnp.exp(-0.5 * square / width) if self.kernel == "rbf" else width / (width + square)
 
-    def __call__(self, z: Any, prior: Any) -> Float[Array, ""]:
-        """The penalty for a batch's latents and draws from the prior: pytrees of [n, ..] arrays."""
+    def __call__(
+        self, z: Any, prior: Any, real: Bool[Array, " n"] | None = None
+    ) -> Float[Array, ""]:
+        """The penalty for a batch's latents and draws from the prior: pytrees of [n, ..] arrays.
+
+        ``real`` marks the data that count: a last batch that is not full is filled up.
+        """
         flat = [
             jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1)
             for tree in (z, prior)
         ]
-        return self.weight * self.distance(*flat)
+        return self.weight * self.distance(*flat, real)
 
 
 def infovae(alpha: float, lam: float, **options: Any) -> tuple[float, MMD]:
@@ -87,7 +107,7 @@ def infovae(alpha: float, lam: float, **options: Any) -> tuple[float, MMD]:
     alpha = 1 is the MMD-VAE, whose KL term has no weight.
 
     Args:
-      alpha: the weight of the mutual information of x and z, less that of the ELBO.
+      alpha: the weight of the mutual information of x and z, added to what the ELBO already gives it.
       lam: the weight of the aggregate posterior's divergence from the prior, the paper's lambda.
       **options: the kernel and the width of the `MMD`.
 

@@ -27,7 +27,7 @@ from iwae_jax.importance import draw_sample
 from iwae_jax.models import ModelConfig
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
-from iwae_jax.protocol import Params, check_members, datum_keys, model_of, takes_missing
+from iwae_jax.protocol import Params, check_members, datum_keys, model_of, other_key, takes_missing
 from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, PyTree
 
 BINARIZATIONS = ("dynamic", "fixed", "none")
@@ -35,10 +35,11 @@ BINARIZATIONS = ("dynamic", "fixed", "none")
 Beta = Callable[[Array], Array] | ArrayLike | float | None
 """A weight of the KL term: a number, or a function of the number of steps taken."""
 
-Penalty = Callable[[PyTree, PyTree], Array]
-"""A hashable function of a batch's latents and as many draws from the prior, such as `MMD`."""
+Penalty = Callable[[PyTree, PyTree, Array | None], Array]
+"""A hashable function of a batch's latents, as many draws from the prior, and which of the data count (None for
+all), such as `MMD`."""
 
-_PRIOR = 2**31 - 1  # number of the key of a batch's draws from the prior
+_PRIOR = 11  # the use of a datum's key for a draw from the prior; see `protocol.other_key`
 
 
 @partial(
@@ -170,7 +171,7 @@ def _step(
         values = bound(params, x, key, k, objective=objective, gradient=gradient, beta=beta)
         climbed = jnp.mean(values, where=real)
         if penalty is not None:
-            climbed -= penalty(*_latents(params, x, key))
+            climbed -= penalty(*_latents(params, x, key), real)
         return -climbed, values
 
     (mean_loss, values), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -311,7 +312,7 @@ def _latents(params: Params, x: Array, key: Key[Array, "*batch"]) -> tuple[PyTre
     z, _ = jax.vmap(draw_sample, in_axes=(None, 0, 0, None))(
         params, x, own, jnp.zeros((), jnp.int32)
     )
-    prior_keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(own, _PRIOR)
+    prior_keys = jax.vmap(other_key, in_axes=(0, None))(own, _PRIOR)
     prior = jax.vmap(params.model.sample_prior, in_axes=(None, 0))(params, prior_keys)
     return z, prior
 
