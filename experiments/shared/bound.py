@@ -174,12 +174,12 @@ class BoundFlags:
         if not self.gradient and model.is_discrete:
             recipe = replace(recipe, gradient=recipes.DISCRETE)
         elif not self.gradient and not self._allows(
-            self._routes(recipe.gradient), self.k[0], model
+            recipe, self._routes(recipe.gradient), self.k[0], model
         ):
             recipe = replace(recipe, gradient=gradients.DEFAULT)
         estimator = self._routes(self.gradient[0] if self.gradient else recipe.gradient)
         some = recipe.samples(1, self.k[0])
-        if some < self.k[0] and not self._allows(estimator, some, model):
+        if some < self.k[0] and not self._allows(recipe, estimator, some, model):
             # Groups, say, that don't divide it.
             recipe = replace(recipe, first_passes=0)
         if self.chunk is not None:
@@ -193,15 +193,12 @@ class BoundFlags:
             return gradients.named(estimator)
         return gradients.ByRoute(p=self.p_gradient, zq=estimator)
 
-    def check_climb(self, estimator: Estimator) -> None:
-        """Raise a `ValueError` if an estimator takes no weight of the KL term, and there is one."""
-        if self.kl_weight != 1.0 or self.kl_warm_up:
-            gradients.check_tempered(estimator)
-
-    def _allows(self, estimator: Estimator, samples: int, model: ModelConfig) -> bool:
+    def _allows(
+        self, recipe: Recipe, estimator: Estimator, samples: int, model: ModelConfig
+    ) -> bool:
+        alone = replace(recipe, gradient=estimator, first_passes=0)
         try:
-            gradients.check_pair(self.objective_function, estimator, samples, model)
-            self.check_climb(estimator)
+            alone.check(self.objective_function, samples, model)
         except ValueError:
             return False
         return True

@@ -15,7 +15,7 @@ from experiments.shared.network import NetworkFlags
 from experiments.shared.parsing import parse
 from experiments.shared.saved import check_values
 from experiments.shared.schedule import ScheduleFlags
-from iwae_jax import ModelConfig, gradients
+from iwae_jax import ModelConfig
 from iwae_jax.models import PRECISIONS
 from iwae_jax.objectives import Objective
 from iwae_jax.training import Recipe, recipes, stage_passes
@@ -160,11 +160,7 @@ class Config:
                         f"Expected --binarization=none with --likelihood={run.network.likelihood}, which "
                         f"is not of binary data, got {self.data.binarization}."
                     )
-                gradients.check_pair(run.objective_function, recipe.gradient, run.bound.k[0], model)
-                for samples in {run.bound.k[0], recipe.samples(1, run.bound.k[0])}:
-                    estimator = recipe.estimator(samples)
-                    gradients.check_pair(run.objective_function, estimator, samples, model)
-                run.bound.check_climb(recipe.estimator(run.bound.k[0]))
+                recipe.check(run.objective_function, run.bound.k[0], model)
         except ValueError as error:
             names = [*_GROUPS, *(each.name for each in fields(Parameters))]
             routes = {"p": "--p-gradient", "zq": "--gradient"}

@@ -16,7 +16,7 @@ import numpy as np
 
 from iwae_jax.checks import as_numbers, check_number, check_positive_int
 from iwae_jax.data.binarization import draw_pixels
-from iwae_jax.gradients import DEFAULT, bound, check_pair, check_tempered
+from iwae_jax.gradients import DEFAULT, bound
 from iwae_jax.models import ModelConfig
 from iwae_jax.objectives import IWAE
 from iwae_jax.objectives import named as named_objective
@@ -110,6 +110,10 @@ def fit(
         patience = check_positive_int("patience", patience)
     order = np.random.default_rng(seed).permutation(len(data))
     kept_out = round(held_out * len(data))
+    if kept_out == len(data):
+        raise ValueError(
+            f"Expected held_out to leave data to train on, got {held_out} of {len(data)}."
+        )
     if patience is not None and not kept_out:
         raise ValueError(
             f"Expected held_out to leave data for patience={patience}, got {held_out}."
@@ -249,26 +253,14 @@ class _Kept:
 
 def _fitting(recipe: Recipe, config: ModelConfig, objective: Any, k: int) -> Recipe:
     """The recipe, with an estimator that goes with the model and the objective."""
-    tempered = recipe.kl_weight != 1 or recipe.kl_warm_up
-
-    def refusal(estimator: Any) -> ValueError | None:
-        try:
-            for samples in {k, recipe.samples(1, k)}:
-                check_pair(objective, estimator, samples, config)
-            if tempered:
-                check_tempered(estimator)
-        except ValueError as error:
-            return error
-        return None
-
     if config.is_discrete:
         return replace(recipe, gradient=DISCRETE)
-    if refusal(recipe.gradient) is None:
-        return recipe
-    error = refusal(DEFAULT)
-    if error is not None:
-        raise error
-    return replace(recipe, gradient=DEFAULT)
+    try:
+        recipe.check(objective, k, config)
+    except ValueError:
+        recipe = replace(recipe, gradient=DEFAULT)
+        recipe.check(objective, k, config)
+    return recipe
 
 
 def _mean_bound(params: Params, x: Array, key: Any, k: int, objective: Any) -> float | None:

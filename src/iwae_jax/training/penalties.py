@@ -93,11 +93,13 @@ class MMD:
 
         ``real`` marks the data that count: a last batch that is not full is filled up.
         """
-        flat = [
-            jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in jax.tree.leaves(tree)], axis=1)
-            for tree in (z, prior)
-        ]
-        return self.weight * self.distance(*flat, real)
+        return self.weight * self.distance(_flat(z), _flat(prior), real)
+
+
+def _flat(tree: Any) -> Float[Array, "n d"]:
+    """The leaves of a pytree of [n, ..] arrays, side by side."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
 def infovae(alpha: float, lam: float, **options: Any) -> tuple[float, MMD]:

@@ -8,7 +8,16 @@ import jax.numpy as jnp
 import optax
 
 from iwae_jax.checks import check_number, check_positive_int
-from iwae_jax.gradients import DEFAULT, VIMCO, DReG, Estimator, named, resampled
+from iwae_jax.gradients import (
+    DEFAULT,
+    VIMCO,
+    DReG,
+    Estimator,
+    check_pair,
+    check_tempered,
+    named,
+    resampled,
+)
 from iwae_jax.training.penalties import KERNELS, MMD
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
 from iwae_jax.training.soap import soap
@@ -125,6 +134,20 @@ class Recipe:
         if self.resampled is None or self.resampled >= samples:
             return named(self.gradient)
         return resampled(self.resampled, self.gradient)
+
+    def check(self, objective: Any, k: int, model: Any) -> None:
+        """Raise a `ValueError` if the gradient does not go with the objective, the samples or the model.
+
+        Args:
+          objective: an objective, or its name.
+          k: the number of samples that the run is trained for.
+          model: the model.
+        """
+        check_pair(objective, self.gradient, k, model)
+        for samples in {k, self.samples(1, k)}:
+            check_pair(objective, self.estimator(samples), samples, model)
+        if self.kl_weight != 1.0 or self.kl_warm_up:
+            check_tempered(self.gradient)
 
     def climb(self, steps_per_pass: int) -> dict[str, Any]:
         """``beta`` and ``penalty`` of `train_epoch`."""

@@ -45,6 +45,15 @@ class Family(Protocol):
         ...
 
 
+class Plain:
+    """A family without parameters beside the outputs of its network."""
+
+    def init(self, key: Key[Array, ""], size: int) -> PyTree:
+        """No parameters of its own."""
+        del key, size
+        return ()
+
+
 def has_density(family: Any) -> bool:
     """Whether the log-probability of a given z is known."""
     return getattr(family, "has_density", True)

@@ -8,13 +8,25 @@ import jax.numpy as jnp
 
 from iwae_jax.checks import check_number, check_positive_int
 from iwae_jax.models.distributions import bernoulli_log_prob
-from iwae_jax.models.families.base import Outputs
+from iwae_jax.models.families.base import Outputs, Plain
 from iwae_jax.models.networks import Heads
 from iwae_jax.typing import Array, Float, Int, Key, PyTree
 
 
+class _LogOdds(Plain):
+    """A family of coins, each with its log-odds."""
+
+    def heads(self, size: int) -> Heads:
+        """The log-odds of a one."""
+        return (("logits", (size,)),)
+
+    def standard(self, size: int) -> Outputs:
+        """The outputs of fair coins."""
+        return {"logits": jnp.zeros(size)}
+
+
 @dataclass(frozen=True)
-class BernoulliLatents:
+class BernoulliLatents(_LogOdds):
     """Independent latents of 0 and 1, as int32, which no gradient passes.
 
     Example:
@@ -25,18 +37,6 @@ class BernoulliLatents:
     Reference:
       Mnih and Rezende, Variational inference for Monte Carlo objectives (2016).
     """
-
-    def init(self, key: Key[Array, ""], size: int) -> PyTree:
-        """No parameters of its own."""
-        return ()
-
-    def heads(self, size: int) -> Heads:
-        """The log-odds of a one."""
-        return (("logits", (size,)),)
-
-    def standard(self, size: int) -> Outputs:
-        """The outputs of fair coins."""
-        return {"logits": jnp.zeros(size)}
 
     def sample_and_log_prob(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
@@ -64,7 +64,7 @@ class BernoulliLatents:
 
 
 @dataclass(frozen=True)
-class CategoricalLatents:
+class CategoricalLatents(Plain):
     """Independent latents of 0 .. classes - 1, as int32, which no gradient passes.
 
     Attributes:
@@ -83,10 +83,6 @@ class CategoricalLatents:
 
     def __post_init__(self):
         object.__setattr__(self, "classes", check_positive_int("classes", self.classes))
-
-    def init(self, key: Key[Array, ""], size: int) -> PyTree:
-        """No parameters of its own."""
-        return ()
 
     def heads(self, size: int) -> Heads:
         """The unnormalised log-probability of each value."""
@@ -122,7 +118,7 @@ class CategoricalLatents:
 
 
 @dataclass(frozen=True)
-class Concrete:
+class Concrete(_LogOdds):
     """The relaxation of Bernoulli latents, reparameterised: z is a log-odds, near 0 and 1 once squashed.
 
     z = (logits + logistic noise) / temperature. Networks read 2 sigmoid(z) - 1. The model is one of its own,
@@ -151,18 +147,6 @@ class Concrete:
             "temperature", self.temperature, 0.0, math.inf, open_low=True, open_high=True
         )
         object.__setattr__(self, "temperature", value)
-
-    def init(self, key: Key[Array, ""], size: int) -> PyTree:
-        """No parameters of its own."""
-        return ()
-
-    def heads(self, size: int) -> Heads:
-        """The log-odds of a one."""
-        return (("logits", (size,)),)
-
-    def standard(self, size: int) -> Outputs:
-        """The outputs of fair coins."""
-        return {"logits": jnp.zeros(size)}
 
     def sample_and_log_prob(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""]

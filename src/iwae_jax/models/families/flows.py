@@ -14,7 +14,7 @@ import numpy as np
 
 from iwae_jax.checks import check_positive_int
 from iwae_jax.models.distributions import standard_normal_log_prob
-from iwae_jax.models.families.base import Outputs
+from iwae_jax.models.families.base import Outputs, Plain
 from iwae_jax.models.networks import MLP, Heads, emit, normal_heads
 from iwae_jax.typing import Array, Float, Key, PyTree
 
@@ -30,7 +30,7 @@ def _base(outputs: Outputs, key: Any) -> tuple[Array, Float[Array, ""]]:
 
 
 @dataclass(frozen=True)
-class Planar:
+class Planar(Plain):
     """z <- z + u tanh(w z + b), several times; a network of x gives each u, w and b.
 
     The inverse is not known in closed form: ``has_density`` is False.
@@ -56,10 +56,6 @@ class Planar:
     def __post_init__(self):
         object.__setattr__(self, "layers", check_positive_int("layers", self.layers))
 
-    def init(self, key: Key[Array, ""], size: int) -> PyTree:
-        """No parameters of its own."""
-        return ()
-
     def heads(self, size: int) -> Heads:
         """The normal's, then u, w and b of each map."""
         each = (self.layers, size)
@@ -80,8 +76,20 @@ class Planar:
         return z, log_q
 
 
+class _OfNetworks:
+    """A flow whose maps are networks of the latents and of x."""
+
+    def __post_init__(self):
+        for name in ("layers", "hidden"):
+            object.__setattr__(self, name, check_positive_int(name, getattr(self, name)))
+
+    def heads(self, size: int) -> Heads:
+        """The normal's, and what the maps read of x."""
+        return (*normal_heads(size), ("context", (_CONTEXT,)))
+
+
 @dataclass(frozen=True)
-class Coupling:
+class Coupling(_OfNetworks):
     """Affine coupling: half of z is scaled and shifted by a network of the other half and of x, in turn.
 
     The inverse is as fast as the map, so the density is known at any z.
@@ -105,10 +113,6 @@ class Coupling:
     layers: int = 4
     hidden: int = 64
 
-    def __post_init__(self):
-        for name in ("layers", "hidden"):
-            object.__setattr__(self, name, check_positive_int(name, getattr(self, name)))
-
     def init(self, key: Key[Array, ""], size: int) -> PyTree:
         """Draw the parameters of each map."""
         keys = jax.random.split(key, self.layers)
@@ -116,10 +120,6 @@ class Coupling:
             _small(dict(self._network(size).init(each, jnp.zeros(size + _CONTEXT))))
             for each in keys
         )
-
-    def heads(self, size: int) -> Heads:
-        """The normal's, and what the maps read of x."""
-        return (*normal_heads(size), ("context", (_CONTEXT,)))
 
     def sample_and_log_prob(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
@@ -156,7 +156,7 @@ class Coupling:
 
 
 @dataclass(frozen=True)
-class Autoregressive:
+class Autoregressive(_OfNetworks):
     """Inverse autoregressive flow: each latent is gated by a masked network of those before it and of x.
 
     z <- g z + (1 - g) m, where g and m of latent i read latents before i alone, and the order turns from
@@ -182,19 +182,11 @@ class Autoregressive:
     hidden: int = 128
     has_density = False
 
-    def __post_init__(self):
-        for name in ("layers", "hidden"):
-            object.__setattr__(self, name, check_positive_int(name, getattr(self, name)))
-
     def init(self, key: Key[Array, ""], size: int) -> PyTree:
         """Draw the parameters of each map."""
         keys = jax.random.split(key, self.layers)
         zeros = jnp.zeros(size), jnp.zeros(_CONTEXT)
         return tuple(_small(dict(self._network(size).init(each, *zeros))) for each in keys)
-
-    def heads(self, size: int) -> Heads:
-        """The normal's, and what the maps read of x."""
-        return (*normal_heads(size), ("context", (_CONTEXT,)))
 
     def sample_and_log_prob(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""]

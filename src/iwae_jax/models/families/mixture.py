@@ -8,13 +8,13 @@ import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
 from iwae_jax.models.distributions import normal_log_prob, standard_normal_log_prob
-from iwae_jax.models.families.base import Outputs
+from iwae_jax.models.families.base import Outputs, Plain
 from iwae_jax.models.networks import Heads
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Plain):
     """q(z) = sum_c a_c N(z; m_c, s_c^2), of which each component is drawn equally often.
 
     A draw of component c counts C a_c: the "log q" of a draw is log q(z) - log(C a_c), so that the weight
@@ -47,10 +47,6 @@ class Mixture:
     def strata(self) -> int:
         """The number of components."""
         return self.components
-
-    def init(self, key: Key[Array, ""], size: int) -> PyTree:
-        """No parameters of its own."""
-        return ()
 
     def heads(self, size: int) -> Heads:
         """The log-weights, means and log-scales of the components."""

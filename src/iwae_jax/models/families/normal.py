@@ -7,17 +7,13 @@ import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
 from iwae_jax.models.distributions import normal_log_prob, standard_normal_log_prob
-from iwae_jax.models.families.base import Outputs
+from iwae_jax.models.families.base import Outputs, Plain
 from iwae_jax.models.networks import Heads, normal_heads
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 
-class _Noise:
+class _Noise(Plain):
     """A family whose z is a function of standard normal noise."""
-
-    def init(self, key: Key[Array, ""], size: int) -> PyTree:
-        """No parameters of its own."""
-        return ()
 
     def sample_and_log_prob(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""]

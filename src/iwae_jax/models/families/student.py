@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_number
-from iwae_jax.models.families.base import Outputs
+from iwae_jax.models.families.base import Outputs, Plain
 from iwae_jax.models.networks import Heads, normal_heads
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 
 @dataclass(frozen=True)
-class StudentT:
+class StudentT(Plain):
     """A multivariate Student-t with a diagonal scale: elliptical, one chi-square for all latents.
 
     Its tails are those of a power, so that an importance weight p / q stays bounded where a normal q would
@@ -39,10 +39,6 @@ class StudentT:
     def __post_init__(self):
         df = check_number("df", self.df, 0.0, math.inf, open_low=True, open_high=True)
         object.__setattr__(self, "df", df)
-
-    def init(self, key: Key[Array, ""], size: int) -> PyTree:
-        """No parameters of its own."""
-        return ()
 
     def heads(self, size: int) -> Heads:
         """The location and the log-scale."""
