@@ -32,7 +32,7 @@ def test_the_papers_split_of_mnist(tmp_path):
     train, test = files.images(300), files.images(20, seed=1)
     files.write_mnist(tmp_path, train, test)
     mnist = data.load("mnist", "files", tmp_path)
-    assert (mnist.source, mnist.maximum, mnist.image_shape) == ("files", 255, (28, 28))
+    assert (mnist.source, mnist.maximum, mnist.data_shape) == ("files", 255, (28, 28))
     assert mnist.train.dtype == np.uint8
     np.testing.assert_array_equal(mnist.train, train[:298].reshape(298, 784))
     np.testing.assert_array_equal(mnist.validation, train[298:].reshape(2, 784))
@@ -118,7 +118,7 @@ def test_omniglot_from_zips(tmp_path):
 
 def test_the_embedded_digits():
     digits = data.load("digits")
-    assert (digits.source, digits.maximum, digits.image_shape) == ("embedded", 16, (8, 8))
+    assert (digits.source, digits.maximum, digits.data_shape) == ("embedded", 16, (8, 8))
     assert [len(images) for images in (digits.train, digits.validation, digits.test)] == [
         1400,
         97,

@@ -17,6 +17,7 @@ RANKS = {
     "models.products": 1,
     "models.networks": 2,
     "data.mat": 1,
+    "data.own": 1,
     "protocol": 2,
     "devices": 2,
     "objectives.base": 2,

@@ -172,7 +172,7 @@ def test_bad_input(type_it, runs, tmp_path):
         ("config.json", b"[" * 100_000, "config.json to be JSON"),
         ("config.json", ("k", "five"), "k in .*config.json to be an int, got &quot;five&quot;"),
         ("config.json", ("k", True), "k in .* to be an int, got true"),
-        ("config.json", ("dataset", "cifar"), "dataset in .* to be one of mnist, binarized_mnist"),
+        ("config.json", ("dataset", "cifar"), "dataset in .* to be one of mnist, omniglot"),
         ("config.json", ("parameters", {"alpha": "x"}), "alpha in parameters in .* to be a number"),
         ("config.json", ("parameters", {"gamma": 1}), "to be known, got .*gamma"),
         (

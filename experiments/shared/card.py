@@ -19,6 +19,7 @@ from experiments.shared.saved import read_arrays
 from experiments.shared.schedule import ScheduleFlags
 from iwae_jax import __version__, cards
 
+_COMMANDS = ("mnist", "omniglot")  # each trains on the data set of its name, unless told otherwise
 CHECKED = 100  # images whose NLL alone is on a card, so that a test can compute it again
 
 _MEASURED = (
@@ -85,8 +86,9 @@ def _as_trained(config: Config, recipe: dict[str, Any], images: int) -> Config:
 
 def command_of(config: Config) -> str:
     """The command that makes a run: the flags that differ from the default."""
-    words = [f"python -m experiments.{config.data.dataset}"]
-    default = Config.of(dataset=config.data.dataset)
+    experiment = config.data.dataset if config.data.dataset in _COMMANDS else _COMMANDS[0]
+    words = [f"python -m experiments.{experiment}"]
+    default = Config.of(dataset=experiment)
     for name, value in config.flat().items():
         if name in INCIDENTAL or name == "parameters" or value == default.flat()[name]:
             continue

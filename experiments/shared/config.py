@@ -10,7 +10,15 @@ from typing import Annotated, Any, Literal, get_args, get_type_hints
 from experiments.shared.bound import BoundFlags, Parameters, route_of_theta
 from experiments.shared.checks import check_given, check_least, check_seeds, in_flags
 from experiments.shared.errors import UsageError
-from experiments.shared.flags import SWITCH, DataFlags, DeviceFlags, Images, group, optional
+from experiments.shared.flags import (
+    SWITCH,
+    DataFlags,
+    DeviceFlags,
+    Images,
+    check_dataset,
+    group,
+    optional,
+)
 from experiments.shared.network import NetworkFlags
 from experiments.shared.parsing import parse
 from experiments.shared.saved import check_values
@@ -42,7 +50,7 @@ ADDED = (
     *("gradient", "parameters", "p_gradient", "resampled", "after", "adam_beta1", "adam_beta2"),
     *("latent_sizes", "hidden_sizes", "likelihood", "prior", "posterior", "network", "latents"),
     *("first_passes", "first_k", "rate_decay", "warm_up", "eval_precision", "chunk"),
-    *("kl_weight", "kl_warm_up", "mmd", "mmd_kernel", "algorithm"),
+    *("kl_weight", "kl_warm_up", "mmd", "mmd_kernel", "algorithm", "missing"),
 )
 """Fields that the first version lacked: they may be missing in a config.json. All others may not."""
 
@@ -285,6 +293,7 @@ def check_saved(file: Any, values: Any) -> None:
     """Raise a `UsageError` if the content of a config.json lacks a value or holds one of another type."""
     required = set(_GROUPS) - set(ADDED) - set(INCIDENTAL)
     check_values(file, values, _kinds(), sorted(required))
+    check_dataset(f"dataset in {file}", values["dataset"])
     parameters = values.get("parameters", {})
     check_values(f"parameters in {file}", parameters, get_type_hints(Parameters))
     unknown = sorted(set(parameters) - {each.name for each in fields(Parameters)})

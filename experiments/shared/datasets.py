@@ -27,6 +27,7 @@ def load_data(config: Config) -> Dataset:
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             warn(_in_flags(str(warning.message)))
+    _check_values(config, data)
     schedule = config.schedule
     whole = schedule.preset == "paper" and schedule.passes is None and schedule.stages is None
     if data.source == "embedded" and whole:
@@ -35,6 +36,21 @@ def load_data(config: Config) -> Dataset:
             "--passes."
         )
     return data
+
+
+def _check_values(config: Config, data: Dataset) -> None:
+    """Raise a `UsageError` if the values of one's own data do not go with the model."""
+    if data.has_missing and not config.network.missing:
+        raise UsageError(f"Expected --missing for {data.origin}, which has NaN in it.")
+    splits = (data.train, data.validation, data.test)
+    smallest = min(float(np.nanmin(x)) for x in splits if len(x)) / data.maximum
+    largest = max(float(np.nanmax(x)) for x in splits if len(x)) / data.maximum
+    low, high = config.model(1).data_range
+    if smallest < low or largest > high:
+        raise UsageError(
+            f"Expected data in [{low:g}, {high:g}] for --likelihood={config.network.likelihood}, got "
+            f"values from {smallest:g} to {largest:g} in {data.origin}; --likelihood=normal takes any."
+        )
 
 
 def _in_flags(message: str) -> str:

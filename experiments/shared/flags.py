@@ -7,12 +7,20 @@ from typing import Annotated, Literal
 
 import tyro
 
+import iwae_jax
 from experiments.shared.checks import check_folder
 from experiments.shared.errors import UsageError
 from experiments.shared.files import check_writable
 from experiments.shared.processes import check_distributed, sizes_of
 
-DATASETS = Literal["mnist", "binarized_mnist", "omniglot", "digits"]
+
+def check_dataset(what: str, name: str) -> None:
+    """Raise a `UsageError` if a data set is neither known nor a file of arrays."""
+    known = iwae_jax.data.NAMES
+    if name not in known and not name.endswith((".npz", ".npy")):
+        raise UsageError(
+            f"Expected {what} to be one of {', '.join(known)} or a file .npz or .npy, got {name!r}."
+        )
 
 
 def optional(metavar: str, default: str = "") -> object:
@@ -76,8 +84,13 @@ class SourceFlags:
 class DataFlags(SourceFlags):
     """The data set and its source."""
 
-    dataset: DATASETS = "mnist"
-    """Data set. binarized_mnist has the fixed binarization of Larochelle and Murray."""
+    dataset: Annotated[str, choices([*iwae_jax.data.NAMES, "FILE.npz", "FILE.npy"])] = "mnist"
+    """Data set, or your own arrays train and test."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        super().check()
+        check_dataset("--dataset", self.dataset)
 
 
 @dataclass(frozen=True)

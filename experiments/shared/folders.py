@@ -66,7 +66,7 @@ class RunFolder:
 
         A run of an earlier version, whose name held fewer flags, keeps its folder.
         """
-        place, dataset = Path(root) / experiment, config.data.dataset
+        place, dataset = Path(root) / experiment, Path(config.data.dataset).stem
         folder = cls(place / (config.name + ("" if dataset == experiment else f"-{dataset}")))
         former = cls(place / config.former_name)
         return former if not folder.path.exists() and former._holds(config) else folder

@@ -13,6 +13,7 @@ from experiments.shared import plots
 from experiments.shared.config import Config
 from experiments.shared.datasets import data_caption, observations
 from experiments.shared.display import Display, console, print_table, warn
+from experiments.shared.errors import UsageError
 from experiments.shared.files import make_folder, write_json
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
@@ -28,6 +29,8 @@ def look(
 ) -> dict[str, Any]:
     """Measure and draw the latents of a run into its folder ``latents``; return the numbers."""
     config, data, params = restore_run(path, data_dir)
+    if not plots.is_image(data.data_shape):
+        raise UsageError(f"Expected a run on images, got data of shape {data.data_shape}.")
     folder = make_folder(path / "latents")
     keys = Keys.of(config)
     stem = data_caption(config, data, f"{config.name}, {trained_with(config, data)}")
@@ -90,7 +93,7 @@ class _Drawing:
         plots.image_grid(
             self.folder / f"{name}.png",
             images,
-            self.data.image_shape,
+            self.data.data_shape,
             columns,
             title,
             f"{self.stem}; {facts}",

@@ -8,7 +8,7 @@ import tyro
 
 from experiments.shared.checks import check_least, flag
 from experiments.shared.errors import UsageError
-from experiments.shared.flags import choices, optional
+from experiments.shared.flags import SWITCH, choices, optional
 from experiments.shared.parsing import read_widths, spec, write_widths
 from iwae_jax import ModelConfig, models
 
@@ -59,6 +59,8 @@ class NetworkFlags:
     """Distribution of real z given x. With options: student_t:df=3."""
     network: Annotated[str, choices(models.NETWORKS)] = "mlp"
     """Network of each distribution."""
+    missing: Annotated[bool, SWITCH] = False
+    """NaN in the data is a missing value."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
@@ -114,7 +116,7 @@ class NetworkFlags:
     @property
     def is_papers(self) -> bool:
         """Whether the network of a run is one of the paper's two."""
-        paper = self.depth <= 2 and not any(self.other_sizes().values())
+        paper = self.depth <= 2 and not any(self.other_sizes().values()) and not self.missing
         return paper and all(getattr(self, n) == getattr(NetworkFlags, n) for n in PARTS)
 
     @property
@@ -133,7 +135,7 @@ class NetworkFlags:
             if value != getattr(NetworkFlags, name):
                 text = "+".join(value) if isinstance(value, tuple) else value
                 parts.append(f"{name}_{re.sub('[^A-Za-z0-9.+_]', '_', str(text))}")
-        return "-".join(parts)
+        return "-".join(parts + ["missing"] * self.missing)
 
     def model(self, pixels: int) -> ModelConfig:
         """The model of a run, for images of so many pixels."""
@@ -141,4 +143,4 @@ class NetworkFlags:
         parts = {name: getattr(self, name) for name in PARTS}
         if len(self.latents) == 1:
             (parts["latents"],) = self.latents
-        return ModelConfig((pixels,), latent_sizes, hidden_sizes, **parts)
+        return ModelConfig((pixels,), latent_sizes, hidden_sizes, missing=self.missing, **parts)

@@ -42,28 +42,40 @@ def learning_curves(
 
 
 def image_grid(
-    file: Path, images: np.ndarray, shape: tuple[int, int], columns: int, title: str, caption: str
+    file: Path, images: np.ndarray, shape: tuple[int, ...], columns: int, title: str, caption: str
 ) -> None:
-    """Images in [0, 1], [n, pixels], in a grid: 1 is black, 0 is white."""
+    """Images in [0, 1], [n, pixels], in a grid: grey ones with 1 black and 0 white, or ones in colour.
+
+    Missing values are red in a grey image, and black in one in colour.
+    """
     rows = -(-len(images) // columns)
-    height, width = shape
-    sheet = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1))
+    height, width, *colours = shape
+    sheet = np.ones((rows * (height + 1) + 1, columns * (width + 1) + 1, *(colours or [3])))
+    red = np.array([1.0, 0.6, 0.6])
     for i, image in enumerate(images):
         top, left = (i // columns) * (height + 1) + 1, (i % columns) * (width + 1) + 1
-        sheet[top : top + height, left : left + width] = 1.0 - image.reshape(shape)
+        picture = np.asarray(image, np.float64).reshape(shape)
+        if not colours:
+            picture = np.where(np.isnan(picture)[..., None], red, 1.0 - picture[..., None])
+        sheet[top : top + height, left : left + width] = np.nan_to_num(picture)
     figure = drawing.figure(6.4, 6.4 * sheet.shape[0] / sheet.shape[1] + 0.7)
     axes = figure.add_subplot()
-    axes.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.imshow(np.clip(sheet, 0.0, 1.0), interpolation="nearest")
     axes.set_title(textwrap.fill(title, 62), fontsize=11)
     axes.set_axis_off()
     drawing.save(figure, file, caption)
+
+
+def is_image(shape: tuple[int, ...]) -> bool:
+    """Whether data of this shape are drawn as images: rows and columns, and three colours or none."""
+    return len(shape) == 2 or (len(shape) == 3 and shape[2] == 3)
 
 
 def reconstructions(
     file: Path,
     x: np.ndarray,
     means: np.ndarray,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     title: str,
     caption: str,
 ) -> None:
@@ -73,6 +85,54 @@ def reconstructions(
     for start in range(0, len(x), columns):
         rows += [x[start : start + columns], means[start : start + columns]]
     image_grid(file, np.concatenate(rows), shape, columns, title, caption)
+
+
+def table_samples(
+    file: Path, data: np.ndarray, samples: np.ndarray, title: str, caption: str
+) -> None:
+    """Rows of a table and rows drawn from a model: their principal plane, and each column's quantiles."""
+    from sklearn.decomposition import PCA
+
+    figure = drawing.figure(10.0, 4.4)
+    plane, quantiles = figure.subplots(1, 2)
+    whole = data[~np.isnan(data).any(axis=1)]
+    width = data.shape[1]
+    if width > 1 and len(whole) > 2:
+        places = PCA(2, random_state=0).fit(whole)
+        for rows, colour, label in ((samples, "tab:blue", "drawn"), (whole, "0.2", "data")):
+            plane.scatter(*places.transform(rows).T, s=6, color=colour, label=label, alpha=0.6)
+        share = places.explained_variance_ratio_.sum()
+        plane.set(title=f"First two principal components of the data ({share:.0%})")
+        plane.legend(frameon=False)
+    else:
+        plane.text(0.5, 0.5, "no two columns, or no row without missing values", ha="center")
+        plane.set_axis_off()
+    shown = np.arange(1, width + 1)
+    for q, style in ((10, ":"), (50, "-"), (90, ":")):
+        label = {"label": "data: 10, 50 and 90%"} if q == 50 else {}
+        quantiles.plot(shown, np.nanpercentile(data, q, axis=0), style, color="0.5", **label)
+        label = {"label": "drawn"} if q == 50 else {}
+        quantiles.plot(shown, np.percentile(samples, q, axis=0), ".", color="tab:blue", **label)
+    quantiles.set(title="Quantiles of each column", xlabel="column", ylabel="value")
+    quantiles.legend(frameon=False, fontsize=8)
+    figure.suptitle(textwrap.fill(title, 100), fontsize=11)
+    drawing.save(figure, file, caption)
+
+
+def table_reconstructions(
+    file: Path, x: np.ndarray, means: np.ndarray, title: str, caption: str
+) -> None:
+    """Each value of a table against its reconstruction."""
+    figure = drawing.figure(5.6, 5.4)
+    axes = figure.add_subplot()
+    seen = ~np.isnan(x)
+    axes.scatter(x[seen], means[seen], s=4, alpha=0.4, color="tab:blue")
+    ends = [np.nanmin(x), np.nanmax(x)]
+    axes.plot(ends, ends, color="0.5", linewidth=0.8)
+    axes.set(xlabel="value", ylabel="mean of its reconstruction")
+    axes.set_title(textwrap.fill(title, 56), fontsize=11)
+    axes.grid(alpha=0.2)
+    drawing.save(figure, file, caption)
 
 
 def unit_activity(

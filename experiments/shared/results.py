@@ -125,6 +125,9 @@ def evaluate(
         "warnings": likelihood.warnings(),
         **data_facts(config, data),
     }
+    if (getattr(params.model.parts.likelihood, "levels", None) or 2) > 2:
+        values = x.shape[1] - np.isnan(x).sum(axis=1).mean()
+        summary["bits_per_dimension"] = likelihood.nll / (np.log(2.0) * values)
     if len(test) > 1:
         summary |= _latents(params, x, keys)
         if "activity" in summary and latents.can_remove_units(params):

@@ -38,26 +38,7 @@ def pictures(
         f"{name}: {bound_name(config)}",
         f"{stem}; training and held-out splits{meaning}",
     )
-    key = Keys.of(config).pictures
-    sample_key, reconstruction_key = jax.random.split(key)
-    means = iwae_jax.sample(params, sample_key, 100, mean=True)
-    plots.image_grid(
-        folder.path / "samples.png",
-        np.asarray(means),
-        data.image_shape,
-        10,
-        f"{name}: means E[x | z], z from the prior",
-        f"{stem}; no split: drawn from the model",
-    )
-    x = observations(config, data, data.test[:50], Keys.of(config).test_pixels)
-    plots.reconstructions(
-        folder.path / "reconstructions.png",
-        np.asarray(x),
-        np.asarray(iwae_jax.reconstruct(params, x, reconstruction_key)),
-        data.image_shape,
-        f"{name}: test images above reconstructions",
-        f"{stem}; test split, first {counted(len(x), 'image')}",
-    )
+    _model_pictures(config, folder, data, params, stem)
     if "activity" in summary and "divergences" in summary:
         plots.unit_activity(
             folder.path / "active_units.png",
@@ -72,6 +53,32 @@ def pictures(
     plots.weights(
         folder.path / "weights.png", log_w, bounds_by_samples(log_w), f"{name}: weights", stored
     )
+
+
+def _model_pictures(
+    config: Config, folder: RunFolder, data: Dataset, params: iwae_jax.Params, stem: str
+) -> None:
+    """Samples and reconstructions: as images, or as plots of a table."""
+    name, is_image = config.name, plots.is_image(data.data_shape)
+    sample_key, reconstruction_key = jax.random.split(Keys.of(config).pictures)
+    count = 100 if is_image else 1000
+    samples = np.asarray(iwae_jax.sample(params, sample_key, count, mean=is_image))
+    x = observations(
+        config, data, data.test[: 50 if is_image else 1000], Keys.of(config).test_pixels
+    )
+    means = np.asarray(iwae_jax.reconstruct(params, x, reconstruction_key))
+    x = np.asarray(x)
+    test = f"{stem}; test split, first {counted(len(x), 'image' if is_image else 'row')}"
+    files = (folder.path / "samples.png", folder.path / "reconstructions.png")
+    if is_image:
+        shape, drawn = data.data_shape, f"{stem}; no split: drawn from the model"
+        title = f"{name}: means E[x | z], z from the prior"
+        plots.image_grid(files[0], samples, shape, 10, title, drawn)
+        title = f"{name}: test images above reconstructions"
+        plots.reconstructions(files[1], x, means, shape, title, test)
+        return
+    plots.table_samples(files[0], x, samples, f"{name}: test rows, and rows drawn", test)
+    plots.table_reconstructions(files[1], x, means, f"{name}: reconstructions", test)
 
 
 def _marks(config: Config, data: Dataset, metrics: list[dict[str, Any]]) -> tuple[list[int], str]:

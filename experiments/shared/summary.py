@@ -7,7 +7,7 @@ from experiments.shared.config import Config
 from experiments.shared.display import console, counted, duration, kind_in_words, print_table, warn
 from experiments.shared.published import IMAGES, published
 from iwae_jax import evaluation, objectives
-from iwae_jax.data import Dataset
+from iwae_jax.data import NAMES, Dataset
 from iwae_jax.training.recipes import PAPER
 
 
@@ -47,6 +47,8 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
         )
     if data.name == "omniglot" and "resized" in data.origin:
         lines.append("data: drawings resized here and split at random, not the paper's file")
+    elif images is None and data.name not in NAMES:
+        lines.append(f"data: {data.name}, not one of the paper's")
     if not config.network.is_papers:
         lines.append(f"network: {config.network.name}, not one of the paper's")
     paper, (k,) = Config.of(preset="paper"), config.bound.k
@@ -125,6 +127,8 @@ def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> Non
         (f"test {bound_name(config)}", f"{summary['test_bound']:.2f}", ""),
         (f"test NLL (-L_{nll_k})", f"{summary['test_nll']:.2f}", f"{paper.nll}" if paper else ""),
     ]
+    if "bits_per_dimension" in summary:
+        rows.append(("  in bits per dimension", f"{summary['bits_per_dimension']:.3f}", ""))
     for name, text in (
         ("monte_carlo_error", "  ± Monte Carlo (importance samples)"),
         ("split_error", "  ± sampling of the split"),

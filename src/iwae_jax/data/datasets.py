@@ -1,4 +1,4 @@
-"""Data sets from local files, from tensorflow-datasets, or embedded in scikit-learn."""
+"""Data sets from local files, from tensorflow-datasets, embedded in scikit-learn, or one's own arrays."""
 
 import hashlib
 import os
@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from iwae_jax.data import files
+from iwae_jax.data import files, own
 
 Name = Literal["mnist", "omniglot", "binarized_mnist", "digits"]
 Source = Literal["auto", "files", "tfds", "embedded"]
@@ -30,17 +30,18 @@ class NotFoundError(ValueError):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images, one in each row, and their source.
+    """Images, one in each row, and their source. The rows of one's own data may be anything.
 
     Attributes:
-      name: the requested data set.
+      name: the requested data set; of one's own file, its name without the ending.
       source: the source of the images: ``"files"``, ``"tfds"`` or ``"embedded"``.
       origin: a description of the source, for people.
       train: training images, [n, pixels].
       validation: images held out of training, [m, pixels].
       test: test images, [t, pixels].
-      image_shape: rows and columns of an image.
-      maximum: the intensity that means a probability of one.
+      data_shape: the shape of a datum: (rows, columns) of an image, (rows, columns, 3) of one in colour,
+        (n,) of a table's row.
+      maximum: the intensity that means a probability of one; 1 for data that are no intensities.
       labels: for each split (``"train"``, ``"validation"``, ``"test"``), the class of each image, whole
         numbers [n]. None if the source has no labels.
     """
@@ -51,24 +52,33 @@ class Dataset:
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
-    image_shape: tuple[int, int]
+    data_shape: tuple[int, ...]
     maximum: float
     labels: dict[str, np.ndarray] | None = None
 
     def __repr__(self) -> str:
         """The source and the number of images instead of their pixels."""
         counts = f"{len(self.train):,} training, {len(self.validation):,} held-out, {len(self.test):,} test"
-        rows, columns = self.image_shape
+        shape = "x".join(map(str, self.data_shape))
         labels = "no labels" if self.labels is None else "labels"
         return (
             f"Dataset({self.name!r} from {self.source} ({self.origin}): {counts} images of "
-            f"{rows}x{columns}, maximum {self.maximum:g}, {labels})"
+            f"{shape}, maximum {self.maximum:g}, {labels})"
         )
 
     @property
     def mean(self) -> np.ndarray:
-        """The mean training image, [pixels], in [0, 1]."""
-        return self.train.mean(axis=0, dtype=np.float64) / self.maximum
+        """The mean training image, [pixels], in [0, 1]; of what is seen, if values are missing."""
+        if not self.has_missing:
+            return self.train.mean(axis=0, dtype=np.float64) / self.maximum
+        seen = np.maximum(1, np.sum(~np.isnan(self.train), axis=0))
+        return np.nansum(self.train, axis=0, dtype=np.float64) / seen / self.maximum
+
+    @property
+    def has_missing(self) -> bool:
+        """Whether values are missing: NaN."""
+        splits = (self.train, self.validation, self.test)
+        return any(x.dtype.kind == "f" and bool(np.isnan(x).any()) for x in splits)
 
     @property
     def fingerprint(self) -> str:
@@ -89,7 +99,11 @@ def load(name: str, source: str = "auto", data_dir: str | Path | None = None) ->
         held out;
         ``"omniglot"``;
         ``"binarized_mnist"``, the fixed binarization of Larochelle and Murray;
-        ``"digits"``, scikit-learn's 8x8 digits.
+        ``"digits"``, scikit-learn's 8x8 digits;
+        or a file of one's own whose name ends in ``.npz``, with arrays ``train`` and ``test`` and, if there
+        are any, ``validation`` and ``train_labels`` ..; or in ``.npy``: an array, of which a tenth each is
+        held out and for tests, at random. The arrays, [n, ..] of any shape, are uint8, bool or float; NaN
+        is a missing value. Without ``validation`` a tenth of the training data is held out, at random.
       source: one of
         ``"files"``: read local files;
         ``"tfds"``: download and prepare with tensorflow-datasets;
@@ -112,8 +126,11 @@ def load(name: str, source: str = "auto", data_dir: str | Path | None = None) ->
       >>> digits.train.shape, digits.train.dtype, digits.source
       ((1400, 64), dtype('uint8'), 'embedded')
     """
-    if name not in NAMES:
-        raise ValueError(f"Expected name to be one of {', '.join(NAMES)}, got {name!r}.")
+    is_own = own.is_own(name)
+    if name not in NAMES and not is_own:
+        raise ValueError(
+            f"Expected name to be one of {', '.join(NAMES)} or a file .npz or .npy, got {name!r}."
+        )
     if source not in SOURCES:
         raise ValueError(f"Expected source to be one of {', '.join(SOURCES)}, got {source!r}.")
     if data_dir is not None:
@@ -123,6 +140,10 @@ def load(name: str, source: str = "auto", data_dir: str | Path | None = None) ->
         if not folder or (source != "tfds" and not os.path.isdir(folder)):
             raise ValueError(f"Expected data_dir to be a folder, got {str(data_dir)!r}.")
         data_dir = Path(folder)
+    if is_own:
+        if source not in {"auto", "files"}:
+            raise NotFoundError(f"Expected source 'auto' or 'files' for {name}, got {source!r}.")
+        return _own(Path(os.path.expanduser(name)))
     if name == "digits" and source in {"files", "tfds"}:
         raise NotFoundError(f"Expected source 'auto' or 'embedded' for digits, got {source!r}.")
     if name == "digits" or source == "embedded":
@@ -194,6 +215,16 @@ def _embedded(name: str) -> Dataset:
     )
     origin = "scikit-learn's 8x8 digits"
     return Dataset(name, "embedded", origin, train, validation, test, (8, 8), 16, by_split)
+
+
+def _own(file: Path) -> Dataset:
+    arrays, shape, maximum = own.read(file)
+    names = ("train", "validation", "test")
+    has_labels = all(f"{split}_labels" in arrays for split in names)
+    labels = {split: arrays[f"{split}_labels"] for split in names} if has_labels else None
+    train, validation, test = (arrays[split] for split in names)
+    origin = str(file)
+    return Dataset(file.stem, "files", origin, train, validation, test, shape, maximum, labels)
 
 
 def _mnist(splits: dict[str, np.ndarray], source: str, origin: str) -> Dataset:

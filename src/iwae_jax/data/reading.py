@@ -3,7 +3,8 @@
 import contextlib
 import gzip
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -93,34 +94,72 @@ def read_npz(
     Returns:
       The arrays by the keys of ``names``.
     """
+
+    def check(split: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if dtype != np.uint8 or shape[1:] != image_shape or not shape:
+            axes = ", ".join(["n", *map(str, image_shape)])
+            raise DamagedError(
+                f"Expected {split} images in {file} to be uint8 of shape [{axes}], "
+                f"got {dtype} of shape {shape}."
+            )
+        check_count(f"{split} images in {file}", shape[0])
+
+    arrays = read_arrays(file, names, check)
+    for split, values in arrays.items():
+        if split.endswith("_labels"):
+            check_labels(f"{split} in {file}", values)
+    return arrays
+
+
+def read_arrays(
+    file: Path,
+    names: dict[str, str],
+    check: Callable[[str, tuple[int, ...], np.dtype], None],
+) -> dict[str, np.ndarray]:
+    """Read arrays, and labels of them, from an npz file, without pickles.
+
+    Args:
+      file: the npz file.
+      names: the array of each split; that of ``SPLIT_labels`` holds whole numbers, one for each entry of
+        the split.
+      check: called with the split, the shape and the type of an array before its data are inflated.
+
+    Returns:
+      The arrays by the keys of ``names``.
+    """
     arrays: dict[str, np.ndarray] = {}
+
+    def check_any(split: str, shape: tuple[int, ...], dtype: np.dtype) -> None:
+        if not split.endswith("_labels"):
+            check(split, shape, dtype)
+            return
+        count = len(arrays[split.removesuffix("_labels")])
+        if shape != (count,) or not np.issubdtype(dtype, np.integer):
+            raise DamagedError(
+                f"Expected {split} in {file} to be {count} whole numbers, got {dtype} of "
+                f"shape {shape}."
+            )
+
     wanted = "an undamaged npz file without pickles"
     with reading(file, wanted), zipfile.ZipFile(file) as archive:
         for split in sorted(names, key=lambda split: split.endswith("_labels")):
             check_entry(archive.getinfo(f"{names[split]}.npy"))
             with archive.open(f"{names[split]}.npy") as stream:
-                shape, fortran, dtype = _npy_header(stream)
-                if split.endswith("_labels"):
-                    count = len(arrays[split.removesuffix("_labels")])
-                    if shape != (count,) or not np.issubdtype(dtype, np.integer):
-                        raise DamagedError(
-                            f"Expected {split} in {file} to be {count} whole numbers, got {dtype} of "
-                            f"shape {shape}."
-                        )
-                else:
-                    if dtype != np.uint8 or shape[1:] != image_shape or not shape:
-                        axes = ", ".join(["n", *map(str, image_shape)])
-                        raise DamagedError(
-                            f"Expected {split} images in {file} to be uint8 of shape [{axes}], "
-                            f"got {dtype} of shape {shape}."
-                        )
-                    check_count(f"{split} images in {file}", shape[0])
-                values = np.frombuffer(_rest(stream, shape, dtype), dtype)
-            arrays[split] = values.reshape(shape, order="F" if fortran else "C")
-    for split, values in arrays.items():
-        if split.endswith("_labels"):
-            check_labels(f"{split} in {file}", values)
+                arrays[split] = _read_npy(stream, partial(check_any, split))
     return arrays
+
+
+def read_array(file: Path, check: Callable[[tuple[int, ...], np.dtype], None]) -> np.ndarray:
+    """Read the array of an npy file, without pickles; ``check`` sees its shape and type first."""
+    with reading(file, "an undamaged npy file without pickles"), file.open("rb") as stream:
+        return _read_npy(stream, check)
+
+
+def _read_npy(stream: Any, check: Callable[[tuple[int, ...], np.dtype], None]) -> np.ndarray:
+    shape, fortran, dtype = _npy_header(stream)
+    check(shape, dtype)
+    values = np.frombuffer(_rest(stream, shape, dtype), dtype)
+    return values.reshape(shape, order="F" if fortran else "C")
 
 
 def _npy_header(stream: Any) -> tuple[tuple[int, ...], bool, np.dtype]:
