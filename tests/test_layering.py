@@ -73,7 +73,8 @@ RANKS = {
     "gradients.driver": 7,
     "gradients.tempering": 7,
     "evaluation.latents": 11,
-    "evaluation": 12,
+    "evaluation.refinement": 12,
+    "evaluation": 13,
     "gradients.names": 8,
     "gradients.mixing": 9,
     "gradients.bound": 10,
@@ -166,7 +167,7 @@ COMMANDS = {
         "omniglot",
         "posterior",
     ),
-    *("publish", "report", "snr", "table1", "table2"),
+    *("gaps", "publish", "report", "snr", "table1", "table2"),
 }
 SHARED_RANKS = {
     "errors": 0,
@@ -210,6 +211,7 @@ SHARED_RANKS = {
     "annealing_run": 10,
     "card": 10,
     "latent_pictures": 10,
+    "inference_gaps": 10,
     "table_runs": 10,
     "table2_results": 10,
     "table1_results": 11,

@@ -12,11 +12,13 @@ from iwae_jax.evaluation.diagnosis import (
 from iwae_jax.evaluation.enumeration import exact_log_likelihood
 from iwae_jax.evaluation.imputation import impute, multiply_impute
 from iwae_jax.evaluation.likelihood import log_likelihood
+from iwae_jax.evaluation.refinement import Refined, refine, refined_log_weights
 
 __all__ = [
     "PARETO_K_LIMIT",
     "Diagnosis",
     "Likelihood",
+    "Refined",
     "annealing",
     "diagnose",
     "exact_log_likelihood",
@@ -25,5 +27,7 @@ __all__ = [
     "log_likelihood",
     "multiply_impute",
     "pareto_k_limit",
+    "refine",
+    "refined_log_weights",
     "summarise",
 ]
