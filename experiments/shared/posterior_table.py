@@ -1,0 +1,152 @@
+"""Posteriors beside one another: the table, its files and its picture."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.shared.datasets import data_caption
+from experiments.shared.display import console, counted, print_table
+from experiments.shared.drawing import figure, save
+from experiments.shared.errors import DivergedError
+from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.runner import run_one
+from experiments.shared.table_runs import Cells
+
+
+def run_cells(cells: Cells, out: Path, started: float) -> int:
+    """Do the remaining runs, then write, draw and print the table; return the exit status."""
+    make_folder(out)
+    failed = []
+    for run in cells.distinct():
+        finished = cells.folder(run).progress() == "finished"
+        try:
+            run_one(run, cells.folder(run), cells.data_of(run), started, quiet=finished)
+        except DivergedError as error:
+            console.print(f"{run.name} failed: {error}", style="bold red")
+            failed.append(run.name)
+        started = time.time()
+    rows = table_rows(cells)
+    if rows:
+        _write(cells, rows, out)
+    if failed:
+        names = ", ".join(failed)
+        console.print(f"{counted(len(failed), 'run')} failed: {names}", style="bold red")
+    return 1 if failed else 0
+
+
+def table_rows(cells: Cells) -> list[dict[str, Any]]:
+    """A row for each cell whose runs are all finished.
+
+    ``bound_gain`` is the test bound minus that of the first posterior at the same k, and ``nll_gain`` the NLL
+    of the first minus the posterior's own: means over seeds of paired differences, and their standard errors.
+    """
+    found = {
+        cell: [cells.summary(run) for run in runs]
+        for cell, runs in cells.runs.items()
+        if all(cells.folder(run).progress() == "finished" for run in runs)
+    }
+    first = next(iter(cells.runs))[1]
+    rows = []
+    for (dataset, posterior, layers, k), summaries in found.items():
+        bound, nll = (_values(summaries, name) for name in ("test_bound", "test_nll"))
+        row: dict[str, Any] = {
+            "posterior": posterior,
+            "k": k,
+            "seeds": len(bound),
+            "bound": float(bound.mean()),
+            "nll": float(nll.mean()),
+            "pareto_k_high": float(_values(summaries, "pareto_k_high").mean()),
+        }
+        base = found.get((dataset, first, layers, k))
+        if base is not None:
+            for name, gain in (
+                ("bound_gain", bound - _values(base, "test_bound")),
+                ("nll_gain", _values(base, "test_nll") - nll),
+            ):
+                row[name] = float(gain.mean())
+                several = len(gain) > 1 and posterior != first
+                error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if several else None
+                row[f"{name}_error"] = error
+        rows.append(row)
+    return rows
+
+
+def _values(summaries: list[Any], name: str) -> np.ndarray:
+    return np.array([np.nan if each[name] is None else each[name] for each in summaries], float)
+
+
+def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
+    run = cells.distinct()[0]
+    data = cells.data_of(run)
+    count, passes = run.evaluation.eval_images, run.recipe(len(data.train)).passes
+    caption = (
+        f"{data_caption(run, data)}; test split, first {counted(count or len(data.test), 'image')}; "
+        f"{counted(passes, 'pass')}; {counted(rows[0]['seeds'], 'seed')}; bars: standard errors over seeds, "
+        "paired"
+    )
+    write_csv(out / "posteriors.csv", rows)
+    write_json(out / "posteriors.json", {"about": caption, "rows": _without_nan(rows)})
+    save(_drawing(rows), out / "posteriors.png", caption)
+    k = run.evaluation.eval_k
+    print_table(
+        f"test bounds by posterior, nats: {counted(passes, 'pass')}, {counted(rows[0]['seeds'], 'seed')}",
+        ("posterior", "k", "bound", "gain", "±", f"NLL (-L_{k})", "gain", "±"),
+        [
+            (
+                row["posterior"], str(row["k"]), f"{row['bound']:.2f}", *_gain(row, "bound_gain"),
+                f"{row['nll']:.2f}", *_gain(row, "nll_gain"),
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+    console.print(
+        f"gain: over {rows[0]['posterior']} at the same k, paired by seed; ± a standard error over seeds\n"
+        f"written: {out}/posteriors.csv, posteriors.json, posteriors.png"
+    )
+
+
+def _without_nan(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows as JSON has them: None for a number that is not known."""
+    return [
+        {name: None if isinstance(v, float) and np.isnan(v) else v for name, v in row.items()}
+        for row in rows
+    ]
+
+
+def _gain(row: dict[str, Any], name: str) -> tuple[str, str]:
+    if row.get(f"{name}_error") is None and not row.get(name):
+        return "", ""
+    error = row[f"{name}_error"]
+    return f"{row[name]:+.2f}", "" if error is None else f"{error:.2f}"
+
+
+def _drawing(rows: list[dict[str, Any]]) -> Any:
+    """The gain in the bound of each posterior over the first, a colour for each k."""
+    drawn = figure(7.2, 1.6 + 0.6 * len(dict.fromkeys(row["posterior"] for row in rows)))
+    axes = drawn.add_subplot()
+    numbers = list(dict.fromkeys(row["k"] for row in rows))
+    names = list(dict.fromkeys(row["posterior"] for row in rows))
+    height = 0.8 / len(numbers)
+    for place, k in enumerate(numbers):
+        chosen = [row for row in rows if row["k"] == k and "bound_gain" in row]
+        axes.barh(
+            [
+                names.index(row["posterior"]) + (place - (len(numbers) - 1) / 2) * height
+                for row in chosen
+            ],
+            [row["bound_gain"] for row in chosen],
+            height,
+            xerr=[row["bound_gain_error"] or 0.0 for row in chosen],
+            label=f"k = {k}",
+            color=f"C{place}",
+            capsize=3,
+        )
+    axes.axvline(0, color="0.5", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"test L_k above that of {names[0]}, nats")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.2, axis="x")
+    return drawn
