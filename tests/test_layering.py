@@ -167,7 +167,7 @@ COMMANDS = {
         "omniglot",
         "posterior",
     ),
-    *("gaps", "lvm", "posteriors", "publish", "report", "snr", "table1", "table2"),
+    *("gaps", "infovae", "lvm", "posteriors", "publish", "report", "snr", "table1", "table2"),
 }
 SHARED_RANKS = {
     "errors": 0,
@@ -191,6 +191,7 @@ SHARED_RANKS = {
     "network": 4,
     "bound": 4,
     "imputation_errors": 4,
+    "infovae_toy": 4,
     "latent_variable_models": 4,
     "latent_variable_study": 5,
     "schedule": 4,
@@ -218,6 +219,7 @@ SHARED_RANKS = {
     "table2_results": 10,
     "table1_results": 11,
     "posterior_table": 11,
+    "aggregate": 11,
 }
 """Modules of experiments/shared, from the ground up."""
 

@@ -1,0 +1,86 @@
+"""InfoVAE: where the ELBO rises while inference fails, and what a penalty on q(z) does.
+
+    python -m experiments.infovae
+
+The toy of Zhao, Song and Ermon (2017): x is -1 or 1, z and x are one-dimensional, and p(x | z) is normal with
+a scale of its own at each z, so that the ELBO can grow without bound. The ELBO and KL(q(z | x) || p(z | x)) are
+drawn as training goes, for the ELBO alone and with the penalty. Then a VAE and an InfoVAE (alpha = 0) of images
+at equal passes: distortion, mutual information, and how far the aggregate posterior q(z) is from the prior, by
+two measures. Their runs are those of experiments.mnist: finished ones are kept. Writes toy.csv, toy.png,
+infovae.csv and infovae.json to OUT_DIR/infovae. Takes about 15 minutes on two cores.
+"""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from experiments.shared.aggregate import compare
+from experiments.shared.checks import check_given, check_least, check_positive, check_seeds
+from experiments.shared.command import leave
+from experiments.shared.config import Config, parse
+from experiments.shared.flags import DataFlags
+from experiments.shared.infovae_toy import draw_toy
+from experiments.shared.table_runs import Cells
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The toy and the runs."""
+
+    lam: float = 1000.0
+    """Weight of the aggregate posterior's discrepancy, the paper's lambda."""
+    toy_steps: int = 4000
+    """Training steps of the toy."""
+    toy_lam: float = 10.0
+    """lambda of the toy."""
+    passes: int = 13
+    """Passes over the data of both runs."""
+    seed: tuple[int, ...] = (0, 1, 2)
+    """Seeds of the runs; the toy has the first."""
+    eval_k: int = 500
+    """Importance samples of the test likelihood."""
+    eval_images: int = 2000
+    """Number of test images to evaluate."""
+    data: DataFlags = field(default_factory=DataFlags)
+    out_dir: str = "runs"
+    """Write run folders to OUT_DIR/mnist/NAME, and the results to OUT_DIR/infovae."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        check_positive(self, "lam", "toy_lam")
+        check_least(self, toy_steps=10, passes=1, eval_k=25, eval_images=20)
+        check_given(self, "seed")
+        check_seeds(*self.seed)
+
+    def runs(self) -> Cells:
+        """The VAE's and the InfoVAE's runs, by (dataset, name, layers, k)."""
+        cells = {}
+        for name, penalty in (("vae", {}), ("infovae", {"mmd": self.lam - 1.0})):
+            swept = Config.of(
+                k=1,
+                seed=self.seed,
+                passes=self.passes,
+                preset="table",
+                eval_k=self.eval_k,
+                eval_images=self.eval_images,
+                out_dir=self.out_dir,
+                **penalty,
+                **vars(self.data),
+            )
+            swept.check()
+            cells[self.data.dataset, name, 1, 1] = tuple(swept.runs())
+        return Cells(cells, Path(self.out_dir))
+
+
+def main() -> int:
+    """Train and compare; return the exit status."""
+    started = time.time()
+    a = parse(Arguments, "python -m experiments.infovae", __doc__ or "")
+    a.check()
+    cells, out = a.runs(), Path(a.out_dir) / "infovae"
+    draw_toy(out, a.toy_steps, a.toy_lam, a.seed[0])
+    return compare(cells, out, a.lam, started)
+
+
+if __name__ == "__main__":
+    leave(main, resumes=True)

@@ -1,0 +1,106 @@
+"""The aggregate posterior of a VAE and of an InfoVAE, beside one another."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import iwae_jax
+from experiments.shared.datasets import data_caption, observations
+from experiments.shared.display import console, counted, print_table
+from experiments.shared.errors import DivergedError
+from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.results import Keys
+from experiments.shared.runner import restore_run, run_one
+from experiments.shared.table_runs import Cells
+from iwae_jax import training
+
+BLOCK = 100  # draws of an estimate of the discrepancy, as in training
+
+MEASURES = ("distortion", "rate", "mutual_information", "marginal_divergence", "mmd", "test_nll")
+"""Of each run; the InfoVAE minus the VAE is paired by seed."""
+
+
+def compare(cells: Cells, out: Path, lam: float, started: float) -> int:
+    """Do the remaining runs, measure all, write and print; return the exit status."""
+    make_folder(out)
+    found: dict[str, list[dict[str, float]]] = {}
+    for (_, name, _, _), runs in cells.runs.items():
+        for run in runs:
+            folder, data = cells.folder(run), cells.data_of(run)
+            finished = folder.progress() == "finished"
+            try:
+                summary = run_one(run, folder, data, started, quiet=finished)
+            except DivergedError as error:
+                console.print(f"{run.name} failed: {error}", style="bold red")
+                return 1
+            started = time.time()
+            config, data, params = restore_run(folder.path, run.data.data_dir)
+            test = data.test[: run.evaluation.eval_images]
+            x = observations(config, data, test, Keys.of(config).test_pixels)
+            mmd = discrepancy(params, x, jax.random.key(0))
+            terms = {key: float(summary["elbo_terms"][key]) for key in MEASURES[:4]}
+            found.setdefault(name, []).append(terms | {"mmd": mmd, "test_nll": summary["test_nll"]})
+    rows = table_rows(found)
+    run = cells.distinct()[0]
+    images = counted(run.evaluation.eval_images or 0, "image")
+    passes, seeds = counted(run.schedule.passes or 0, "pass"), counted(rows[0]["seeds"], "seed")
+    caption = (
+        f"{data_caption(run, cells.data_of(run))}; test split, first {images}; k=1, {passes}, {seeds}; InfoVAE "
+        f"with alpha=0, lambda={lam:g}"
+    )
+    write_csv(out / "infovae.csv", rows)
+    write_json(out / "infovae.json", {"about": caption, "rows": rows})
+    print_table(
+        "a VAE and an InfoVAE: means over seeds; difference paired by seed",
+        ("", "VAE", "InfoVAE", "difference", "±"),
+        [
+            (
+                row["measure"], f"{row['vae']:.4g}", f"{row['infovae']:.4g}", f"{row['difference']:+.4g}",
+                "" if row["standard_error"] is None else f"{row['standard_error']:.2g}",
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+    console.print(f"{caption}\nwritten: {out}/infovae.csv, infovae.json")
+    return 0
+
+
+def table_rows(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]:
+    """A row for each measure: both means, and the paired difference with its standard error over seeds."""
+    rows = []
+    for name in MEASURES:
+        vae, info = (np.array([run[name] for run in found[each]]) for each in ("vae", "infovae"))
+        difference = info - vae
+        several = len(difference) > 1
+        error = float(difference.std(ddof=1) / np.sqrt(len(difference))) if several else None
+        rows.append(
+            {
+                "measure": name,
+                "vae": float(vae.mean()),
+                "infovae": float(info.mean()),
+                "difference": float(difference.mean()),
+                "standard_error": error,
+                "seeds": len(difference),
+            }
+        )
+    return rows
+
+
+def discrepancy(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> float:
+    """The squared discrepancy of one z of each datum from draws of the prior: a mean over blocks."""
+    z_key, prior_key = jax.random.split(key)
+    model = params.model
+
+    def draws(x: jax.Array, own: jax.Array, other: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z, _ = model.sample_posterior(params, x, own)
+        return z[0], model.sample_prior(params, other)[0]
+
+    keys = (iwae_jax.datum_keys(each, len(x)) for each in (z_key, prior_key))
+    z, prior = jax.jit(jax.vmap(draws))(x, *keys)
+    block = min(BLOCK, len(x))
+    whole = len(x) // block * block
+    pairs = (a[:whole].reshape(-1, block, a.shape[1]) for a in (z, prior))
+    return float(np.mean(jax.vmap(training.MMD(1.0).distance)(*pairs)))

@@ -1,0 +1,104 @@
+"""InfoVAE's toy and the aggregate posterior: quadrature, known discrepancies, and the command."""
+
+import csv
+import json
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.stats import norm
+
+import iwae_jax
+from experiments import infovae
+from experiments.shared import aggregate, infovae_toy
+from tests.test_model_runs import type_it
+
+KEY = jax.random.key(5)
+
+
+def linear(slope, scale):
+    """x = slope z + scale noise, one-dimensional; q(z | x) is untrained."""
+    config = iwae_jax.ModelConfig((1,), (1,), ((),), likelihood=f"normal:scale={scale}")
+    params = iwae_jax.init(KEY, config)
+    leaves = {(1, 1): jnp.full((1, 1), slope), (1,): jnp.zeros(1)}
+    return replace(
+        params, generative=jax.tree.map(lambda leaf: leaves[leaf.shape], params.generative)
+    )
+
+
+def test_the_quadrature_is_exact_for_a_linear_model():
+    for slope, scale in ((0.8, 0.5), (2.0, 0.01)):
+        found = infovae_toy.log_evidence(linear(slope, scale), np.array([0.7], np.float32))
+        expected = norm.logpdf(0.7, 0.0, np.hypot(slope, scale))
+        # Normal densities of float32: an argument of up to 50 standard deviations, squared, rounded.
+        assert found == pytest.approx(expected, abs=2e-3)
+
+
+def test_the_divergence_of_the_toy_is_that_of_normals():
+    params = linear(0.8, 0.5)
+    found = infovae_toy.measures(params, KEY)
+    variance = 1 / (1 + 0.8**2 / 0.5**2)
+    expected = []
+    for x in infovae_toy.POINTS:
+        ((mean, scale),) = iwae_jax.encode(params, x)
+        m, s, centre = float(mean[0]), float(scale[0]), variance * 0.8 * float(x[0]) / 0.5**2
+        expected.append(
+            (s**2 + (m - centre) ** 2) / (2 * variance) - 0.5 + np.log(variance**0.5 / s)
+        )
+    # 20,000 samples of two data, whose log-weights have a standard deviation of a few nats.
+    assert found["divergence"] == pytest.approx(np.mean(expected), abs=0.1)
+    assert found["divergence"] == found["log_p"] - found["elbo"]
+
+
+def test_the_discrepancy_tells_the_prior_from_others():
+    config = iwae_jax.ModelConfig((4,), (3,), ((),))
+    params = iwae_jax.init(KEY, config)
+    zeros = replace(params, recognition=jax.tree.map(jnp.zeros_like, params.recognition))
+    x = jnp.zeros((2000, 4))
+    at_prior = aggregate.discrepancy(zeros, x, KEY)
+
+    def shifted(path, leaf):
+        return leaf + 1.5 * ("mean" in str(path) and leaf.ndim == 1)
+
+    moved = jax.tree_util.tree_map_with_path(shifted, zeros.recognition)
+    away = aggregate.discrepancy(replace(zeros, recognition=moved), x, KEY)
+    assert abs(at_prior) < 0.005  # 20 unbiased estimates, each within about 0.01 of 0
+    assert away > 0.1
+
+
+def test_differences_are_paired_by_seed():
+    rng = np.random.default_rng(0)
+    found = {"vae": [], "infovae": []}
+    common = rng.normal(size=3) * 10
+    for seed in range(3):
+        found["vae"].append(dict.fromkeys(aggregate.MEASURES, common[seed] + 1.0))
+        found["infovae"].append(dict.fromkeys(aggregate.MEASURES, common[seed] + 0.1 * seed))
+    (row, *_) = aggregate.table_rows(found)
+    difference = np.array([0.0, 0.1, 0.2]) - 1.0
+    assert row["difference"] == pytest.approx(difference.mean())
+    assert row["standard_error"] == pytest.approx(difference.std(ddof=1) / 3**0.5)
+    assert row["vae"] == pytest.approx(common.mean() + 1.0)
+
+
+def test_the_command_writes_what_it_prints(monkeypatch, capsys, tmp_path):
+    words = ["--toy-steps=20", "--passes=1", "--seed", "0", "1", "--eval-k=25", "--eval-images=40"]
+    words += ["--dataset=digits", f"--out-dir={tmp_path}"]
+    status, printed = type_it(monkeypatch, capsys, infovae, *words)
+    assert status == 0, printed
+    out = tmp_path / "infovae"
+    rows = {row["measure"]: row for row in json.loads((out / "infovae.json").read_text())["rows"]}
+    runs: dict[bool, list[float]] = {}
+    for path in tmp_path.rglob("summary.json"):
+        terms = json.loads(path.read_text())["elbo_terms"]
+        runs.setdefault("mmd" in path.parent.name, []).append(terms["distortion"])
+    assert rows["distortion"]["vae"] == pytest.approx(np.mean(runs[False]))
+    assert rows["distortion"]["infovae"] == pytest.approx(np.mean(runs[True]))
+    assert f"{rows['mmd']['difference']:+.4g}" in printed
+    with (out / "toy.csv").open() as stream:
+        toy = list(csv.DictReader(stream))
+    assert {row["trained on"] for row in toy} == {"ELBO", "InfoVAE"}
+    assert (out / "toy.png").stat().st_size > 5000
+    status, again = type_it(monkeypatch, capsys, infovae, *words)
+    assert status == 0 and "training: pass" not in again
