@@ -35,8 +35,8 @@ def draw_toy(out: Path, steps: int, lam: float, seed: int) -> list[dict[str, Any
             display.advance(f"{name}: ELBO {rows[-1]['elbo']:.2f}")
     write_csv(out / "toy.csv", rows)
     caption = (
-        f"x in {{-1, 1}}, drawn here; k=1; {steps:,} steps of {BATCH} data; InfoVAE with alpha=0, lambda={lam:g}; "
-        f"ELBO from {SAMPLES:,} samples, log p(x) by quadrature, nats"
+        f"x in {{-1, 1}}, drawn here; k=1; {steps:,} steps of {BATCH} data; InfoVAE with alpha=0, "
+        f"lambda={lam:g}; ELBO from {SAMPLES:,} samples, log p(x) by quadrature, nats"
     )
     drawing.save(_drawing(rows, last), out / "toy.png", caption)
     print_table(
