@@ -167,7 +167,18 @@ COMMANDS = {
         "omniglot",
         "posterior",
     ),
-    *("gaps", "infovae", "lvm", "posteriors", "publish", "report", "snr", "table1", "table2"),
+    *(
+        "gaps",
+        "infovae",
+        "ladder",
+        "lvm",
+        "posteriors",
+        "publish",
+        "report",
+        "snr",
+        "table1",
+        "table2",
+    ),
 }
 SHARED_RANKS = {
     "errors": 0,
@@ -220,6 +231,7 @@ SHARED_RANKS = {
     "table1_results": 11,
     "posterior_table": 11,
     "aggregate": 11,
+    "rungs": 11,
 }
 """Modules of experiments/shared, from the ground up."""
 
