@@ -4,10 +4,11 @@
 
 For the first test images: log p(x) by annealed importance sampling; the ELBO of the best q of the family,
 refined for each image by itself; and the ELBO of the run's own q. log p(x) minus the second is the
-approximation gap, the second minus the third the amortisation gap (Cremer, Li and Duvenaud, 2018). Then q is
-refined for the k-sample bound, which tightens the estimate of log p(x): L_k and the share of images with a high
-Pareto's k, before and after. Writes gaps.csv, gaps.json and gaps.png. Fifty images of a run take about five
-minutes on two cores. Needs the extra iwae_jax[annealing].
+approximation gap, the second minus the third the amortisation gap (Cremer, Li and Duvenaud, 2018). Of several
+layers, and of a family with networks of its own, the refined q is not quite the best; --weights brings it
+nearer. Then q is refined for the k-sample bound, which tightens the estimate of log p(x): L_k and the share of
+images with a high Pareto's k, before and after. Writes gaps.csv, gaps.json and gaps.png. Fifty images of a run
+take about five minutes on two cores. Needs the extra iwae_jax[annealing].
 """
 
 from dataclasses import dataclass

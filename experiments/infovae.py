@@ -1,4 +1,4 @@
-"""InfoVAE: where the ELBO rises while inference fails, and what a penalty on q(z) does.
+"""InfoVAE: an ELBO without bound, and what a penalty on the aggregate posterior q(z) does.
 
     python -m experiments.infovae
 
@@ -43,7 +43,7 @@ class Arguments:
     """Number of test images to evaluate."""
     data: DataFlags = field(default_factory=DataFlags)
     out_dir: str = "runs"
-    """Write run folders to OUT_DIR/mnist/NAME, and the results to OUT_DIR/infovae."""
+    """Write run folders to OUT_DIR/DATASET/NAME, and the results to OUT_DIR/infovae."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""

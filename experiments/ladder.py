@@ -41,7 +41,7 @@ class Ladder:
     """Number of test images to evaluate."""
     data: DataFlags = field(default_factory=DataFlags)
     out_dir: str = "runs"
-    """Write run folders to OUT_DIR/mnist/NAME, and the table to OUT_DIR/ladder."""
+    """Write run folders to OUT_DIR/DATASET/NAME, and the table to OUT_DIR/ladder."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""

@@ -48,7 +48,7 @@ class Posteriors:
     """Number of test images to evaluate."""
     data: DataFlags = field(default_factory=DataFlags)
     out_dir: str = "runs"
-    """Write run folders to OUT_DIR/mnist/NAME, and the table to OUT_DIR/posteriors."""
+    """Write run folders to OUT_DIR/DATASET/NAME, and the table to OUT_DIR/posteriors."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
@@ -63,7 +63,10 @@ class Posteriors:
         for posterior in self.posterior:
             swept = Config.of(
                 preset="table",
+                algorithm="adam",
+                adam_eps=1e-4,
                 gradient="reparam",  # which every posterior takes
+                resampled=0,
                 posterior=posterior,
                 k=self.k,
                 seed=self.seed,

@@ -7,7 +7,8 @@ import re
 import numpy as np
 import pytest
 
-from experiments import latents
+from experiments import ladder, latents
+from experiments.shared.folders import experiment_of
 from iwae_jax.data import Dataset, load
 from tests.test_experiments import run  # noqa: F401 (a fixture)
 from tests.test_model_runs import type_it
@@ -29,7 +30,7 @@ def test_splits_of_a_file_are_read_as_they_are(tmp_path):
     np.savez(tmp_path / "mine.npz", allow_pickle=False, **splits, **labels)
     data = load(str(tmp_path / "mine.npz"))
     assert isinstance(data, Dataset)
-    assert (data.name, data.source, data.maximum) == ("mine", "files", 255)
+    assert (data.name, data.source, data.maximum) == ("mine.npz", "files", 255)
     assert data.data_shape == (3, 4, 3)
     assert data.labels is not None
     for name, images in splits.items():
@@ -65,6 +66,17 @@ def test_one_array_is_split_at_random(tmp_path):
     assert sum(map(len, parts)) == 60
     np.testing.assert_array_equal(data.train, load(str(tmp_path / "mine.npy")).train)
     np.testing.assert_allclose(data.mean, data.train.mean(axis=0), rtol=1e-5)
+
+
+def test_a_file_is_found_where_it_has_moved_and_no_name_is_taken_from_a_known_set(tmp_path):
+    (tmp_path / "new").mkdir()
+    np.savez(
+        tmp_path / "new" / "mnist.npz", train=TABLE[:, :, None, None], test=TABLE[:9, :, None, None]
+    )
+    data = load("/nowhere/mnist.npz", data_dir=tmp_path / "new")
+    assert data.name == "mnist.npz" and data.data_shape == (4, 1)  # not the paper's, in any table
+    assert experiment_of("/nowhere/mnist.npz") == "mnist" == experiment_of("mnist")
+    assert experiment_of("digits") == "digits"
 
 
 @pytest.mark.parametrize(
@@ -145,10 +157,10 @@ def test_a_run_on_a_table_with_missing_values(run, monkeypatch, capsys, tmp_path
     status, printed = run(*words, "--missing")
     assert status == 0, printed
     (folder,) = [path.parent for path in tmp_path.rglob("summary.json")]
-    assert folder.name.endswith("-holes") and "missing" in folder.name
+    assert folder.name.endswith("-holes.npy") and "missing" in folder.name
     summary = json.loads((folder / "summary.json").read_text())
     assert np.isfinite(summary["test_nll"]) and "bits_per_dimension" not in summary
-    assert "data: holes, not one of the paper's" in printed
+    assert "data: holes.npy, not one of the paper's" in printed
     assert {"samples.png", "reconstructions.png"} <= {path.name for path in folder.iterdir()}
     status, printed = type_it(monkeypatch, capsys, latents, folder)
     assert status == 2 and "Expected a run on images, got data of shape (4,)" in printed
@@ -166,6 +178,26 @@ def test_bits_per_dimension_of_a_run_on_colour_images(run, tmp_path):  # noqa: F
     assert f"{bits:.3f}" in printed
     # Uniform data of 256 levels have 8 bits; no model of them can do better but by chance.
     assert 7.5 < bits < 9.0
+
+
+def test_missing_pixels_stay_missing_when_the_others_are_drawn(run, tmp_path):  # noqa: F811
+    x = RNG.random((60, 5, 5))
+    x[:, 0, 0] = np.nan
+    np.savez(tmp_path / "grey.npz", train=x[:40], validation=x[40:50], test=x[50:])
+    status, printed = run(f"--dataset={tmp_path / 'grey.npz'}", "--data-source=auto", "--missing")
+    assert status == 0, printed
+    (folder,) = [path.parent for path in tmp_path.rglob("summary.json")]
+    assert folder.name.endswith("-grey.npz")
+    assert np.isfinite(json.loads((folder / "summary.json").read_text())["test_nll"])
+
+
+def test_a_table_of_runs_takes_a_file_by_its_whole_path(monkeypatch, capsys, tmp_path):
+    np.savez(tmp_path / "grey.npz", train=RNG.random((60, 5, 5)), test=RNG.random((20, 5, 5)))
+    words = [f"--dataset={tmp_path / 'grey.npz'}", "--passes=1", "--eval-k=25", "--eval-images=10"]
+    out = tmp_path / "out"
+    status, printed = type_it(monkeypatch, capsys, ladder, *words, f"--out-dir={out}")
+    assert status == 0, printed
+    assert len(list((out / "mnist").glob("*-grey.npz/summary.json"))) == 3
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,12 @@ def test_the_gaps_of_a_linear_model_are_those_of_theory():
     x = 0.5 * jax.random.normal(jax.random.key(1), (6, 4))
     refinement = {"k": 20, "steps": 1000, "weights": False}
     values = inference_gaps.of_images(
-        params, x, 4000, refinement, {"chains": 16, "steps": 400}, jax.random.key(2)
+        params,
+        x,
+        4000,
+        refinement,
+        {"chains": 16, "steps": 400, "start": "posterior"},
+        jax.random.key(2),
     )
     exact = log_evidence(x, matrix, bias, scale)
     assert np.all(np.abs(values["log_p"] - exact) < 5 * values["log_p_error"] + 0.01)
@@ -70,6 +75,7 @@ def test_the_command_measures_runs_of_several_posteriors(run, monkeypatch, capsy
     status, printed = type_it(monkeypatch, capsys, gaps, *folders, *words, f"--out-dir={out}")
     assert status == 0, printed
     results = json.loads((out / "gaps.json").read_text())
+    assert results["start"] == "prior"  # the planar posterior has no density at a given z
     assert [row["posterior"] for row in results["runs"]] == ["normal", "planar:layers=2"]
     with (out / "gaps.csv").open() as stream:
         rows = list(csv.DictReader(stream))

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import json
+from functools import partial
 
 import pytest
 
@@ -35,11 +36,12 @@ def test_the_lecture_stands_beside_its_own_k_alone():
         "active_units": [5],
         "pareto_k_high": None,
     }
-    found = [rungs.row_of(rung, summary) for rung in ladder.Ladder(k=10).rungs()]
+    of = partial(rungs.row_of, summary=summary, beside_lecture=True)
+    found = [of(rung) for rung in ladder.Ladder(k=10).rungs()]
     assert [row["lecture_train_loss"] for row in found] == [None, 165.0, 140.0]
     assert [row["lecture_test_nll"] for row in found] == [None, 145.0, 129.0]
     assert found[1]["train_loss"] == 100.0 and found[1]["test_nll"] == 90.0
-    (*_, last) = (rungs.row_of(rung, summary) for rung in ladder.Ladder(k=5).rungs())
+    (*_, last) = (of(rung) for rung in ladder.Ladder(k=5).rungs())
     assert last["lecture_test_nll"] is None
 
 
@@ -48,6 +50,8 @@ def test_the_command_writes_what_it_prints_and_resumes(monkeypatch, capsys, tmp_
     assert status == 0, printed
     results = json.loads((tmp_path / "ladder" / "ladder.json").read_text())["rungs"]
     assert [row["rung"] for row in results] == ["autoencoder", "VAE", "IWAE"]
+    assert all(row["lecture_test_nll"] is None for row in results)  # of other data
+    assert "(145)" not in printed
     auto, vae, _ = results
     assert auto["distortion"] < vae["distortion"]  # reconstruction alone reconstructs better..
     assert auto["rate"] > vae["rate"]  # ..and pays for it

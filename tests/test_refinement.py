@@ -155,11 +155,14 @@ def test_errors_name_the_argument():
         ({"steps": 0}, "steps to be a positive int"),
         ({"k": 0}, "k to be a positive int"),
         ({"learning_rate": 0.0}, "learning_rate to be a number"),
+        ({"learning_rate": np.inf}, "learning_rate to be a number"),
         ({"gradient": "vimc"}, "gradient to be one of"),
     )
     for changed, message in wrong:
         with pytest.raises(ValueError, match=message):
             evaluation.refine(params, x, KEYS[2], **changed)
+    with pytest.raises(ValueError, match="at least one x"):
+        evaluation.refine(params, x[:0], KEYS[2])
     refined = evaluation.refine(params, x, KEYS[2], steps=1)
     with pytest.raises(ValueError, match=r"that were refined, \(2,\), got \(3,\)"):
         evaluation.refined_log_weights(refined, jnp.ones((3, 4)), KEYS[3], 5)

@@ -40,7 +40,7 @@ def compare(cells: Cells, out: Path, lam: float, started: float) -> int:
             config, data, params = restore_run(folder.path, run.data.data_dir)
             test = data.test[: run.evaluation.eval_images]
             x = observations(config, data, test, Keys.of(config).test_pixels)
-            mmd = discrepancy(params, x, jax.random.key(0))
+            mmd = discrepancy(params, x, jax.random.fold_in(Keys.of(config).other_samples, 0))
             terms = {key: float(summary["elbo_terms"][key]) for key in MEASURES[:4]}
             found.setdefault(name, []).append(terms | {"mmd": mmd, "test_nll": summary["test_nll"]})
     rows = table_rows(found)

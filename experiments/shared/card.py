@@ -95,6 +95,8 @@ def command_of(config: Config) -> str:
         flag = "--" + name.replace("_", "-")
         if name == "hidden_sizes":
             value = tuple(",".join(map(str, widths)) for widths in value)
+        if name == "dataset":
+            value = Path(str(value)).name  # where a file lay on a machine says nothing to others
         if isinstance(value, bool):
             words.append(flag)
         elif isinstance(value, tuple):

@@ -61,7 +61,8 @@ def observations(config: Config, data: Dataset, images: np.ndarray, key: jax.Arr
     """The observations x of images: a draw of each pixel, or the intensities of --binarization=none."""
     if config.data.binarization == "none":
         return jnp.asarray(images, jnp.float32) / data.maximum
-    return iwae_jax.data.binarize(images, key, data.maximum)
+    missing = config.network.missing
+    return iwae_jax.data.binarize(images, key, data.maximum, missing=missing)
 
 
 def binarization_name(config: Config, data: Dataset) -> str:

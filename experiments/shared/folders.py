@@ -15,6 +15,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+import iwae_jax
 from experiments.shared.config import INCIDENTAL, Config, check_saved
 from experiments.shared.errors import UsageError
 from experiments.shared.files import write_atomically, write_json, writing_to
@@ -54,6 +55,11 @@ OWN = (
 """Patterns of all that commands write into a run folder. --overwrite deletes nothing else."""
 
 
+def experiment_of(dataset: str) -> str:
+    """The experiment in whose folder a table keeps its runs of a data set; files of one's own go to mnist's."""
+    return dataset if dataset in iwae_jax.data.NAMES else "mnist"
+
+
 class RunFolder:
     """One run's folder: config.json, data.json, metrics.jsonl, checkpoints/, summary.json, PNGs."""
 
@@ -66,7 +72,7 @@ class RunFolder:
 
         A run of an earlier version, whose name held fewer flags, keeps its folder.
         """
-        place, dataset = Path(root) / experiment, Path(config.data.dataset).stem
+        place, dataset = Path(root) / experiment, Path(config.data.dataset).name
         folder = cls(place / (config.name + ("" if dataset == experiment else f"-{dataset}")))
         former = cls(place / config.former_name)
         return former if not folder.path.exists() and former._holds(config) else folder

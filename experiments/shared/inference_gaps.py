@@ -42,15 +42,19 @@ def measure(
       images: the number of test images, from the first.
       k: the importance samples of each estimate.
       refinement: the k, steps and weights of `evaluation.refine`.
-      path: the chains and steps of `annealing.annealed_log_weights`.
+      path: the chains, the steps and, for `of_images`, the start of `annealing.annealed_log_weights`.
       seed: the seed of all samples.
       out_dir: the folder of the files.
     """
     restored = [restore_run(folder, data_dir) for folder in run_dirs]
     folder, rows, captions = make_folder(out_dir), [], []
+    # From the prior the path needs no density of q at a given z; all runs have the same start.
+    whole = all(getattr(params.model, "has_density", True) for _, _, params in restored)
+    path = path | {"start": "posterior" if whole else "prior"}
     for config, data, params in restored:
         x = observations(config, data, data.test[:images], Keys.of(config).test_pixels)
-        values = of_images(params, x, k, refinement, path, jax.random.key(seed), config.name)
+        key = jax.random.fold_in(Keys.of(config).other_samples, seed)
+        values = of_images(params, x, k, refinement, path, key, config.name)
         rows.append(
             {"run": config.name, "posterior": config.network.posterior, "images": len(x)}
             | summary(values)
@@ -61,10 +65,13 @@ def measure(
     results = {"eval_k": k, "refinement": refinement, **path, "seed": seed, "runs": rows}
     write_json(folder / "gaps.json", results)
     write_csv(folder / "gaps.csv", rows)
+    which = "all weights" if refinement["weights"] else "biases"
+    number, chains = counted(rows[0]["images"], "image"), counted(path["chains"], "chain")
+    steps, climbed = counted(path["steps"], "step"), counted(refinement["steps"], "step")
     caption = "; ".join(dict.fromkeys(captions)) + (
-        f"; test split, first {counted(rows[0]['images'], 'image')}; log p(x) annealed with "
-        f"{counted(path['chains'], 'chain')} and {counted(path['steps'], 'step')}; best q refined in "
-        f"{counted(refinement['steps'], 'step')} of k={ELBO_SAMPLES}; bars: standard errors over images"
+        f"; test split, first {number}; log p(x): a lower bound, annealed from the {path['start']} with "
+        f"{chains} and {steps}; q refined in its {which} by {climbed} of k={ELBO_SAMPLES}; ELBOs from {k} "
+        "samples; bars: standard errors over images"
     )
     save(_drawing(rows), folder / "gaps.png", caption)
     _print(rows, k)
@@ -87,16 +94,12 @@ def of_images(
         iwae_jax.datum_keys(each, len(x))
         for each in (anneal_key, climb_key, sample_key, refine_key)
     ]
-    # From the prior the path needs no density of q at a given z.
-    start = "posterior" if getattr(params.model, "has_density", True) else "prior"
     parts: list[Values] = []
     with Display(name, len(x), unit="image") as display:
         for begin in range(0, len(x), BLOCK):
             some = slice(begin, begin + BLOCK)
             parts.append(
-                _of_block(
-                    params, x[some], [each[some] for each in keys], k, refinement, path, start
-                )
+                _of_block(params, x[some], [each[some] for each in keys], k, refinement, path)
             )
             display.advance(f"log p(x) {parts[-1]['log_p'].mean():.2f}", 1, len(x[some]))
     return {what: np.concatenate([part[what] for part in parts]) for what in parts[0]}
@@ -109,11 +112,10 @@ def _of_block(
     k: int,
     refinement: dict[str, Any],
     path: dict[str, Any],
-    start: Any,
 ) -> Values:
     anneal, climb, sample, refine = keys
     try:
-        annealed = annealing.annealed_log_weights(params, x, anneal, **path, start=start)
+        annealed = annealing.annealed_log_weights(params, x, anneal, **path)
     except ImportError as error:
         raise UsageError(str(error)) from error
     log_w = np.asarray(iwae_jax.log_weights(params, x, sample, k), np.float64)
@@ -171,9 +173,9 @@ def _print(rows: list[dict[str, Any]], k: int) -> None:
         "inference gaps, nats; ± standard error over images",
         ("", *(row["run"] for row in rows)),
         [
-            ("log p(x), annealed", *of("log_p")),
+            ("log p(x), annealed (a lower bound)", *of("log_p")),
             ("  ± Monte Carlo", *of("log_p_monte_carlo_error")),
-            ("ELBO of the best q of the family", *of("best_elbo")),
+            ("ELBO of q refined for each image", *of("best_elbo")),
             ("ELBO of the run's q", *of("elbo")),
             ("approximation gap", *with_error("approximation_gap")),
             ("amortisation gap", *with_error("amortisation_gap")),

@@ -31,6 +31,8 @@ def look(
     config, data, params = restore_run(path, data_dir)
     if not plots.is_image(data.data_shape):
         raise UsageError(f"Expected a run on images, got data of shape {data.data_shape}.")
+    if data.has_missing:
+        raise UsageError(f"Expected a run on whole images, got {data.origin}, which has NaN in it.")
     folder = make_folder(path / "latents")
     keys = Keys.of(config)
     stem = data_caption(config, data, f"{config.name}, {trained_with(config, data)}")
@@ -85,7 +87,9 @@ class _Drawing:
             )
         else:
             yield "linear_probe", lambda: self.probe(test, means, probe_images, self.probe_key)
-            yield "arithmetic", lambda: self.arithmetic(test)
+            counts = np.unique(self.data.labels["test"], return_counts=True)[1]
+            if np.sum(counts >= 3) == len(counts) >= 3:
+                yield "arithmetic", lambda: self.arithmetic(test)
         yield "map", lambda: self.map(means, map_images)
 
     def grid(self, name: str, images: np.ndarray, columns: int, title: str, facts: str) -> None:

@@ -1,7 +1,8 @@
 """Small latent variable models: trained exactly, on prior samples, and on importance samples."""
 
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,25 +76,32 @@ def losses(k: int) -> dict[str, Loss]:
 
 
 def train(
-    params: iwae_jax.Params, loss: Loss, x: jax.Array, key: jax.Array, steps: int, rate: float
-) -> iwae_jax.Params:
-    """Adam on batches of 100, as one scan."""
+    params: iwae_jax.Params,
+    loss: Loss,
+    x: jax.Array,
+    key: jax.Array,
+    ends: Sequence[int],
+    rate: float,
+) -> list[iwae_jax.Params]:
+    """The parameters after each of these numbers of steps: Adam on batches of 100."""
     optimizer = optax.adam(rate)
 
-    @jax.jit
-    def run(params: Any) -> Any:
-        def step(state: Any, number: jax.Array) -> Any:
-            params, memory = state
-            pick, noise = jax.random.split(jax.random.fold_in(key, number))
-            batch = x[jax.random.randint(pick, (100,), 0, len(x))]
-            grads = jax.grad(loss)(params, batch, noise)
-            with jax.numpy_dtype_promotion("standard"):  # optax mixes ints and floats
-                updates, memory = optimizer.update(grads, memory, params)
-            return (optax.apply_updates(params, updates), memory), None
+    def step(state: Any, number: jax.Array) -> Any:
+        params, memory = state
+        pick, noise = jax.random.split(jax.random.fold_in(key, number))
+        batch = x[jax.random.randint(pick, (100,), 0, len(x))]
+        grads = jax.grad(loss)(params, batch, noise)
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes ints and floats
+            updates, memory = optimizer.update(grads, memory, params)
+        return (optax.apply_updates(params, updates), memory), None
 
-        return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(steps))[0][0]
-
-    return run(params)
+    run = jax.jit(lambda state, numbers: jax.lax.scan(step, state, numbers)[0])
+    tree: Any = params
+    state, found = (tree, optimizer.init(tree)), []
+    for begin, end in itertools.pairwise([0, *ends]):
+        state = run(state, jnp.arange(begin, end))
+        found.append(state[0])
+    return found
 
 
 def mixture(key: jax.Array, steps: int, k: int) -> tuple[Rows, dict[str, list[np.ndarray]]]:
@@ -108,12 +116,9 @@ def mixture(key: jax.Array, steps: int, k: int) -> tuple[Rows, dict[str, list[np
     panels: dict[str, list[np.ndarray]] = {}
     with Display("mixture", len(METHODS), unit="model") as display:
         for name, loss in losses(k).items():
-            params, panels[name] = gaussian_mixture(keys[2], len(CENTRES)), []
-            for begin, end in zip(np.r_[0, ends[:-1]], ends, strict=True):
-                own = jax.random.fold_in(keys[3], int(begin))
-                params = (
-                    train(params, loss, x, own, int(end - begin), 0.03) if end > begin else params
-                )
+            start, panels[name] = gaussian_mixture(keys[2], len(CENTRES)), []
+            course = train(start, loss, x, keys[3], [int(end) for end in ends], 0.03)
+            for end, params in zip(ends, course, strict=True):
                 nll = -float(jnp.mean(evaluation.exact_log_likelihood(params, test)))
                 rows.append({"method": name, "step": int(end), "nll": nll})
                 panels[name].append(density(params))
@@ -250,7 +255,7 @@ def binary_latents(numbers: tuple[int, ...], steps: int, k: int, key: jax.Array)
             start = iwae_jax.init(init_key, config, data_mean=digits.mean)
             row: dict[str, Any] = {"latents": number, "terms": 2**number}
             for method, name in (("exact", "exact"), ("importance samples", "vimco")):
-                params = train(start, chosen[method], x, train_key, steps, 0.01)
+                (params,) = train(start, chosen[method], x, train_key, [steps], 0.01)
                 row[f"{name}_nll"] = -float(jnp.mean(evaluation.exact_log_likelihood(params, test)))
                 row[f"{name}_ms_per_step"] = _milliseconds(chosen[method], params, x[:100])
             rows.append(row)

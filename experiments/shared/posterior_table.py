@@ -88,7 +88,7 @@ def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
     )
     write_csv(out / "posteriors.csv", rows)
     write_json(out / "posteriors.json", {"about": caption, "rows": _without_nan(rows)})
-    save(_drawing(rows), out / "posteriors.png", caption)
+    save(_drawing(rows, next(iter(cells.runs))[1]), out / "posteriors.png", caption)
     k = run.evaluation.eval_k
     print_table(
         f"test bounds by posterior, nats: {counted(passes, 'pass')}, {counted(rows[0]['seeds'], 'seed')}",
@@ -102,7 +102,7 @@ def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
         ],
     )  # fmt: skip
     console.print(
-        f"gain: over {rows[0]['posterior']} at the same k, paired by seed; ± a standard error over seeds\n"
+        f"gain: over {next(iter(cells.runs))[1]} at the same k, paired by seed; ± a standard error over seeds\n"
         f"written: {out}/posteriors.csv, posteriors.json, posteriors.png"
     )
 
@@ -122,7 +122,7 @@ def _gain(row: dict[str, Any], name: str) -> tuple[str, str]:
     return f"{row[name]:+.2f}", "" if error is None else f"{error:.2f}"
 
 
-def _drawing(rows: list[dict[str, Any]]) -> Any:
+def _drawing(rows: list[dict[str, Any]], first: str) -> Any:
     """The gain in the bound of each posterior over the first, a colour for each k."""
     drawn = figure(7.2, 1.6 + 0.6 * len(dict.fromkeys(row["posterior"] for row in rows)))
     axes = drawn.add_subplot()
@@ -146,7 +146,7 @@ def _drawing(rows: list[dict[str, Any]]) -> Any:
     axes.axvline(0, color="0.5", linewidth=0.8)
     axes.set_yticks(range(len(names)), names, fontsize=9)
     axes.invert_yaxis()
-    axes.set_xlabel(f"test L_k above that of {names[0]}, nats")
+    axes.set_xlabel(f"test L_k above that of {first}, nats")
     axes.legend(frameon=False)
     axes.grid(alpha=0.2, axis="x")
     return drawn

@@ -50,7 +50,8 @@ def climb(rungs: list[Rung], out_dir: Path, started: float) -> int:
             return 1
         started = time.time()
         params = restore_run(folder.path, rung.run.data.data_dir)[2]
-        rows.append(row_of(rung, summary))
+        real = data.name == "mnist" and data.source != "embedded"
+        rows.append(row_of(rung, summary, beside_lecture=real))
         samples.append(_samples(params, Keys.of(rung.run).pictures))
     run, data = rungs[0].run, cells.data_of(rungs[0].run)
     caption = data_caption(
@@ -68,14 +69,15 @@ def climb(rungs: list[Rung], out_dir: Path, started: float) -> int:
             out / "ladder.png", np.concatenate(samples), data.data_shape, SHOWN, title, caption
         )
     _print(rows, run)
-    console.print(f"written: {out}/ladder.csv, ladder.json, ladder.png")
+    picture = ", ladder.png" if plots.is_image(data.data_shape) else ""
+    console.print(f"written: {out}/ladder.csv, ladder.json{picture}")
     return 0
 
 
-def row_of(rung: Rung, summary: dict[str, Any]) -> dict[str, Any]:
+def row_of(rung: Rung, summary: dict[str, Any], *, beside_lecture: bool) -> dict[str, Any]:
     """The numbers of a rung. The loss is minus the bound of the last pass, with its KL term's full weight."""
     (k,) = rung.run.bound.k
-    lecture = LECTURE.get(k) if rung.run.bound.kl_weight == 1.0 else None
+    lecture = LECTURE.get(k) if beside_lecture and rung.run.bound.kl_weight == 1.0 else None
     return {
         "rung": rung.name,
         "change": rung.change,

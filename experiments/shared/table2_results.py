@@ -13,7 +13,7 @@ from experiments.shared.datasets import load_data
 from experiments.shared.display import console, print_table
 from experiments.shared.errors import DivergedError
 from experiments.shared.files import make_folder, write_atomically, write_csv
-from experiments.shared.folders import RunFolder
+from experiments.shared.folders import RunFolder, experiment_of
 from experiments.shared.published import TABLE_2
 from experiments.shared.runner import run_one
 from experiments.shared.saved import read_arrays
@@ -30,10 +30,10 @@ def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
     rows: list[dict[str, Any]] = []
     try:
         for first, other in ((vae, iwae), (iwae, vae)):
-            folder = RunFolder.of(vae.run.out_dir, vae.data.dataset, first)
+            folder = RunFolder.of(vae.run.out_dir, experiment_of(vae.data.dataset), first)
             before = _finish(first, folder, data, started)
             second = _second_part(first, other, folder.path, len(data.train))
-            second_folder = RunFolder.of(vae.run.out_dir, vae.data.dataset, second)
+            second_folder = RunFolder.of(vae.run.out_dir, experiment_of(vae.data.dataset), second)
             after = _finish(second, second_folder, data, time.time())
             gain = _log_p(second_folder) - _log_p(folder)
             key = (*_objective(first), *_objective(second))

@@ -13,7 +13,7 @@ import iwae_jax
 from experiments.shared.config import Config
 from experiments.shared.datasets import load_data, observations
 from experiments.shared.display import console, counted, duration, print_table
-from experiments.shared.folders import RunFolder
+from experiments.shared.folders import RunFolder, experiment_of
 from experiments.shared.results import WEIGHTS, Keys
 from experiments.shared.runner import initial_state, run_facts
 from experiments.shared.saved import read_arrays
@@ -48,7 +48,7 @@ class Cells:
 
     def folder(self, run: Config) -> RunFolder:
         """The folder of a run."""
-        return RunFolder.of(self.out_dir, run.data.dataset, run)
+        return RunFolder.of(self.out_dir, experiment_of(run.data.dataset), run)
 
     def distinct(self) -> list[Config]:
         """Every run once."""

@@ -13,7 +13,11 @@ from iwae_jax.typing import Array, ArrayLike, Float, Key
 
 
 def binarize(
-    images: ArrayLike | list, key: Key[Array, ""], maximum: float | None = None
+    images: ArrayLike | list,
+    key: Key[Array, ""],
+    maximum: float | None = None,
+    *,
+    missing: bool = False,
 ) -> Float[Array, "n *data"]:
     """Draw each pixel as one with probability image / maximum.
 
@@ -24,6 +28,7 @@ def binarize(
         intensity out of range becomes NaN.
       key: a typed JAX key.
       maximum: the intensity that means a probability of one. Default: 255 for uint8, else 1.
+      missing: NaN is a missing value, and stays one.
 
     Returns:
       Zeros and ones, float.
@@ -37,7 +42,7 @@ def binarize(
       >>> print(data.binarize(jnp.array([[0, 255]], jnp.uint8), jax.random.key(0)))
       [[0. 1.]]
     """
-    images, largest = check_intensities(images, maximum)
+    images, largest = check_intensities(images, maximum, missing=missing)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(check_key(key), jnp.arange(len(images)))
     return draw_pixels(images, keys, largest)
 

@@ -33,7 +33,7 @@ class Dataset:
     """Images, one in each row, and their source. The rows of one's own data may be anything.
 
     Attributes:
-      name: the requested data set; of one's own file, its name without the ending.
+      name: the requested data set; of a file of one's own, the file's name.
       source: the source of the images: ``"files"``, ``"tfds"`` or ``"embedded"``.
       origin: a description of the source, for people.
       train: training images, [n, pixels].
@@ -109,7 +109,8 @@ def load(name: str, source: str = "auto", data_dir: str | Path | None = None) ->
         ``"tfds"``: download and prepare with tensorflow-datasets;
         ``"embedded"``: use scikit-learn's digits in place of any data set;
         ``"auto"``: try the three in this order, and warn if only the last succeeds.
-      data_dir: the folder of local files; for ``source="tfds"``, the folder of tensorflow-datasets.
+      data_dir: the folder of local files, where a file of one's own is looked for first; for
+        ``source="tfds"``, the folder of tensorflow-datasets.
         Default: the environment variable IWAE_JAX_DATA; for ``source="tfds"``, TFDS's own default.
 
     Returns:
@@ -143,7 +144,9 @@ def load(name: str, source: str = "auto", data_dir: str | Path | None = None) ->
     if is_own:
         if source not in {"auto", "files"}:
             raise NotFoundError(f"Expected source 'auto' or 'files' for {name}, got {source!r}.")
-        return _own(Path(os.path.expanduser(name)))
+        moved = None if data_dir is None else data_dir / Path(name).name
+        file = Path(os.path.expanduser(name))
+        return _own(moved if moved is not None and moved.is_file() else file)
     if name == "digits" and source in {"files", "tfds"}:
         raise NotFoundError(f"Expected source 'auto' or 'embedded' for digits, got {source!r}.")
     if name == "digits" or source == "embedded":
@@ -224,7 +227,7 @@ def _own(file: Path) -> Dataset:
     labels = {split: arrays[f"{split}_labels"] for split in names} if has_labels else None
     train, validation, test = (arrays[split] for split in names)
     origin = str(file)
-    return Dataset(file.stem, "files", origin, train, validation, test, shape, maximum, labels)
+    return Dataset(file.name, "files", origin, train, validation, test, shape, maximum, labels)
 
 
 def _mnist(splits: dict[str, np.ndarray], source: str, origin: str) -> Dataset:

@@ -61,6 +61,8 @@ def read(file: Path) -> tuple[dict[str, np.ndarray], tuple[int, ...], float]:
     if len(set(shapes.values())) > 1:
         raise DamagedError(f"Expected data of one shape in {file}, got {shapes}.")
     (shape,) = set(shapes.values())
+    if len(shape) == 3 and shape[2] == 1:  # grey images, as many libraries store them
+        shape = shape[:2]
     data = [arrays[split] for split in ("train", "validation", "test")]
     if len({x.dtype for x in data}) > 1:
         raise DamagedError(

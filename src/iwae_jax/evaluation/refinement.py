@@ -1,5 +1,6 @@
 """Refinement of q(z | x): parameters of its own for each datum, for a tighter bound of a fixed model."""
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -50,10 +51,11 @@ def refine(
 ) -> Refined:
     """Climb a bound of each datum in recognition parameters of its own; the model stays.
 
-    What is refined is the biases of q, and all other leaves of ``params.recognition`` with at most one axis:
-    they move the outputs of q's networks to any value, so that a normal or planar q becomes the best of its
-    family. A family with networks of its own, such as an autoregressive flow, keeps their weights unless
-    ``weights`` is set. Adam takes the steps, at a rate that falls to 0 as half a cosine.
+    What is refined is the biases of q, and all other leaves of ``params.recognition`` with at most one axis.
+    For one stochastic layer they move the outputs of q's network to any value, so that a normal or planar q
+    becomes the best of its family. Further layers, and families with networks of their own, such as an
+    autoregressive flow, keep their weights unless ``weights`` is set: the refined q is then one of the family,
+    and not its best. Adam takes the steps, at a rate that falls to 0 as half a cosine.
 
     The objective decides what is best: `IWAE` widens q, so that it covers the posterior and estimates of
     log p(x) gain; `ELBO` gives the ELBO of the best q, of which the approximation gap speaks.
@@ -94,8 +96,12 @@ def refine(
     """
     k, steps = check_positive_int("k", k), check_positive_int("steps", steps)
     batch_size = check_positive_int("batch_size", batch_size)
-    rate = check_number("learning_rate", learning_rate, 0.0, float("inf"), open_low=True)
+    rate = check_number(
+        "learning_rate", learning_rate, 0.0, math.inf, open_low=True, open_high=True
+    )
     data, keys, batch_shape = flatten_batch(params, x, key)
+    if not len(data):
+        raise ValueError(f"Expected at least one x, got batch axes {batch_shape}.")
     function = named_objective(objective)
     estimator = _fitting(function, k, params.model) if gradient is None else named(gradient)
     check_pair(function, estimator, k, params.model)
