@@ -29,7 +29,11 @@ from experiments.shared.inference_gaps import measure
 class Runs:
     """The finished runs."""
 
-    run_dirs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR ..")]
+    run_dirs: Annotated[
+        tuple[Path, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="RUN_DIR ..", help_behavior_hint=""),
+    ]
     """Folders of the runs."""
     data_dir: Annotated[str | None, optional("FOLDER", "that of each run")] = None
     """Folder of local data files."""

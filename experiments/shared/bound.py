@@ -14,7 +14,7 @@ from experiments.shared.flags import SWITCH, choices, optional
 from iwae_jax import ModelConfig, gradients, objectives
 from iwae_jax.gradients import Estimator
 from iwae_jax.objectives import Objective
-from iwae_jax.training import KERNELS, Recipe, recipes
+from iwae_jax.training import KERNELS, Recipe
 
 MOST = {"partitions": 10_000, "order": 100}
 """The largest values of parameters on which the time and the memory of a single bound depend."""
@@ -172,7 +172,7 @@ class BoundFlags:
         if self.resampled is not None:
             recipe = replace(recipe, resampled=self.resampled or None)
         if not self.gradient and model.is_discrete:
-            recipe = replace(recipe, gradient=recipes.DISCRETE)
+            recipe = replace(recipe, gradient=gradients.DISCRETE)
         elif not self.gradient and not self._allows(
             recipe, self._routes(recipe.gradient), self.k[0], model
         ):

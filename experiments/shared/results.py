@@ -125,7 +125,7 @@ def evaluate(
         "warnings": likelihood.warnings(),
         **data_facts(config, data),
     }
-    if (getattr(params.model.parts.likelihood, "levels", None) or 2) > 2:
+    if (getattr(_likelihood(params), "levels", None) or 2) > 2:
         values = x.shape[1] - np.isnan(x).sum(axis=1).mean()
         summary["bits_per_dimension"] = likelihood.nll / (np.log(2.0) * values)
     if len(test) > 1:
@@ -150,6 +150,12 @@ def weight_blocks(
         if bad.size:
             raise DivergedError(f"log p(x) of test image {start + int(bad[0])} is not finite.")
         yield some, log_w
+
+
+def _likelihood(params: iwae_jax.Params) -> Any:
+    """The likelihood of a `ModelConfig`; None of another model."""
+    parts = getattr(params.model, "parts", None)
+    return None if parts is None else parts.likelihood
 
 
 def _number(value: float) -> float | None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from iwae_jax.checks import check_number, check_positive_int
-from iwae_jax.gradients import DEFAULT, VIMCO, DReG, Estimator, bound, check_pair, named
+from iwae_jax.gradients import DEFAULT, DISCRETE, PATHWISE, Estimator, bound, check_pair, named
 from iwae_jax.importance import log_weights
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
@@ -217,11 +217,11 @@ def _with(params: Params, places: tuple[int, ...], own: tuple[Array, ...]) -> Pa
 
 
 def _fitting(objective: Objective, k: int, model: Any) -> Estimator:
-    """DReG; the default estimator where the model or the objective does not take it; or VIMCO."""
+    """The one of least variance; the default one where the model or the objective does not take it."""
     if getattr(model, "is_discrete", False):
-        return VIMCO()
+        return DISCRETE
     try:
-        check_pair(objective, DReG(), k, model)
+        check_pair(objective, PATHWISE, k, model)
     except ValueError:
         return DEFAULT
-    return DReG()
+    return PATHWISE

@@ -23,7 +23,7 @@ takes route p from one and routes z and q from another.
 from iwae_jax.gradients.bound import bound, check_pair, check_tempered, samples_kept
 from iwae_jax.gradients.estimator import Coefficients, Estimator, Needs
 from iwae_jax.gradients.mixing import ByRoute, Chunked, Resampled, chunked, resampled
-from iwae_jax.gradients.names import DEFAULT, NAMES, named
+from iwae_jax.gradients.names import DEFAULT, DISCRETE, NAMES, PATHWISE, named
 from iwae_jax.gradients.path import STL, DReG
 from iwae_jax.gradients.prior import GDReG
 from iwae_jax.gradients.reparam import Reparam
@@ -32,7 +32,9 @@ from iwae_jax.gradients.wake import RWS, RWSDReG, WakeSleep
 
 __all__ = [
     "DEFAULT",
+    "DISCRETE",
     "NAMES",
+    "PATHWISE",
     "RWS",
     "STL",
     "VIMCO",

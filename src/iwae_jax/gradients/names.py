@@ -18,6 +18,12 @@ NAMES: dict[str, type[Estimator]] = {
 DEFAULT = Reparam()
 """The estimator that is used where none is named."""
 
+PATHWISE = DReG()
+"""The estimator of least variance where z is reparameterised and log q is known at a given z."""
+
+DISCRETE = VIMCO()
+"""The estimator of models with discrete latents, unless another is asked for."""
+
 
 def named(gradient: Any) -> Estimator:
     """The estimator of a name; the default one for None; an estimator itself.

@@ -16,13 +16,13 @@ import numpy as np
 
 from iwae_jax.checks import as_numbers, check_number, check_positive_int
 from iwae_jax.data.binarization import draw_pixels
-from iwae_jax.gradients import DEFAULT, bound
+from iwae_jax.gradients import DEFAULT, DISCRETE, bound
 from iwae_jax.models import ModelConfig
 from iwae_jax.objectives import IWAE
 from iwae_jax.objectives import named as named_objective
 from iwae_jax.protocol import Params, datum_keys, init
 from iwae_jax.training.checkpoints import Checkpoints
-from iwae_jax.training.recipes import DISCRETE, Recipe, preset
+from iwae_jax.training.recipes import Recipe, preset
 from iwae_jax.training.step import TrainState, train_epoch
 from iwae_jax.typing import Array, ArrayLike
 

@@ -10,7 +10,6 @@ import optax
 from iwae_jax.checks import check_number, check_positive_int
 from iwae_jax.gradients import (
     DEFAULT,
-    VIMCO,
     DReG,
     Estimator,
     check_pair,
@@ -228,9 +227,6 @@ _FAST = Recipe(
     last_rate=2e-5,
     warm_up=1.0,
 )
-
-DISCRETE = VIMCO()
-"""The gradient estimator of models with discrete latents, unless another is asked for."""
 
 _DEEP_RATE = 2e-3
 """The highest rate of two or more layers: at 4e-3 their bound falls as training goes on."""
