@@ -58,13 +58,13 @@ def climb(rungs: list[Rung], out_dir: Path, started: float) -> int:
         run,
         data,
         f"{counted(run.schedule.passes or 0, 'pass')} each",
-        "no split: drawn from the models",
+        "no split: z from the prior",
     )
     write_csv(out / "ladder.csv", rows)
     write_json(out / "ladder.json", {"about": data_caption(run, data), "rungs": rows})
     if plots.is_image(data.data_shape):
         names = ", ".join(rung.name for rung in rungs)
-        title = f"means E[x | z], z from the prior; from the top: {names}"
+        title = f"means E[x | z]; from the top: {names}"
         plots.image_grid(
             out / "ladder.png", np.concatenate(samples), data.data_shape, SHOWN, title, caption
         )
