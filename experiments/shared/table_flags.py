@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from experiments.shared.checks import check_least
-from experiments.shared.config import Config
+from experiments.shared.config import Config, Precision
 from experiments.shared.flags import Images, SourceFlags, optional
 
 
@@ -16,6 +16,8 @@ class TableFlags:
     """Passes over the data. In table2: passes of the first part."""
     loss: Literal["mean", "sum"] | None = None
     """Loss of a batch; see experiments.mnist --help."""
+    precision: Precision = "float32"
+    """Precision of the products in training; see experiments.mnist --help."""
     eval_k: int = 5000
     """Importance samples of the test likelihood."""
     eval_images: Images = None
