@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+import iwae_jax
 from experiments.shared.config import Config, UsageError
 from iwae_jax import gradients
 from iwae_jax.training import recipes
@@ -54,6 +55,27 @@ def test_the_cosine():
 def test_a_recipe_refuses(fields, message):
     with pytest.raises(ValueError, match=message):
         Recipe(**{"passes": 3} | fields)
+
+
+def test_the_seeds_of_a_sweep_share_a_program():
+    """Of two runs with equal recipes, the second compiles nothing: its pass is not traced again."""
+    traced = []
+
+    def beta(step):
+        traced.append(step)
+        return jax.numpy.ones(())
+
+    images = np.zeros((6, 4), np.uint8)
+    counts = []
+    for seed in (0, 1):
+        recipe = Recipe(passes=2, batch_size=3, rate_decay="cosine", algorithm="soap")
+        config = iwae_jax.ModelConfig((4,), (2,), ((3,),))
+        params = iwae_jax.init(jax.random.key(seed), config)
+        state = iwae_jax.TrainState.create(params, recipe.optimizer(2))
+        iwae_jax.train_epoch(state, images, jax.random.key(seed), 2, batch_size=3, beta=beta)
+        counts.append(len(traced))
+    assert counts[0] == counts[1] > 0
+    assert Recipe(passes=2).optimizer(2) is not Recipe(passes=2, adam_eps=1e-3).optimizer(2)
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -181,11 +182,19 @@ class Recipe:
         )
 
     def optimizer(self, steps_per_pass: int) -> optax.GradientTransformation:
-        """Adam, or SOAP, with the learning rate of the recipe."""
-        eps = self.adam_eps / self.batch_size if self.loss == "sum" else self.adam_eps
-        make = soap if self.algorithm == "soap" else optax.adam
-        rate = self.learning_rate(steps_per_pass)
-        return make(rate, b1=self.adam_beta1, b2=self.adam_beta2, eps=eps)
+        """Adam, or SOAP, with the learning rate of the recipe.
+
+        Equal recipes have the same optimizer object, so that the seeds of a sweep share a compiled program.
+        """
+        return _optimizer(self, check_positive_int("steps_per_pass", steps_per_pass))
+
+
+@lru_cache(maxsize=64)
+def _optimizer(recipe: Recipe, steps_per_pass: int) -> optax.GradientTransformation:
+    eps = recipe.adam_eps / recipe.batch_size if recipe.loss == "sum" else recipe.adam_eps
+    make = soap if recipe.algorithm == "soap" else optax.adam
+    rate = recipe.learning_rate(steps_per_pass)
+    return make(rate, b1=recipe.adam_beta1, b2=recipe.adam_beta2, eps=eps)
 
 
 @dataclass(frozen=True)
