@@ -17,6 +17,7 @@ MODELS = {
     "--posterior=mixture:components=3 --prior=learned": "reparam",
     "--latents bernoulli normal --layers=2": "vimco",
     "--posterior=coupling:layers=2 --prior=vamp:inputs=5 --kl-warm-up=1": "reparam",
+    "--network=conv:norm=group --hidden-sizes 4,8 --gradient=stl": "stl",
     "--likelihood=discretised_logistic:levels=17 --binarization=none": "dreg",
 }
 
@@ -75,6 +76,9 @@ def test_a_run_of_any_model_resumes_and_is_evaluated(run, monkeypatch, capsys, t
         ("--posterior=planar --prior=vamp", "for --prior 'vamp'; that of 'planar' has none"),
         ("--latents=bernoulli --posterior=planar", "real latents for --posterior 'planar'"),
         ("--kl-weight=0.5 --gradient=vimco", "takes beta, such as 'reparam', got 'vimco'"),
+        ("--network=conv:rows=7", "--network=conv without rows and channels"),
+        ("--network=conv:norm=layer", "Expected norm to be one of"),
+        ("--network=conv --latent-sizes=784", "latents from images by their size, got (784,)"),
         ("--posterior=student_t:df=-1", "df to be a number"),
         ("--likelihood=categorical", "--binarization=none with --likelihood=categorical"),
         ("--mmd=inf", "--mmd to be a number"),

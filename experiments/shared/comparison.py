@@ -103,7 +103,7 @@ class Entry:
             lambda *keys: jnp.stack(keys), *(Keys.of(Config.of(seed=seed)) for seed in range(seeds))
         )
         optimizer = recipe.optimizer(-(-len(data.train) // recipe.batch_size))
-        model = config.model(data.train.shape[1])
+        model = config.model(data.train.shape[1], data.data_shape)
 
         def start(key):
             params = iwae_jax.init(key, model, data_mean=data.mean)

@@ -222,9 +222,9 @@ class Config:
         """The recipe of a run with so many training images."""
         return self.bound.recipe(self.schedule.recipe(images, self.network.depth), self.model(784))
 
-    def model(self, pixels: int) -> ModelConfig:
-        """The model of a run, for images of so many pixels."""
-        return replace(self.network.model(pixels), precision=self.run.precision)
+    def model(self, pixels: int, data_shape: tuple[int, ...] = ()) -> ModelConfig:
+        """The model of a run, for flat images of so many pixels, and of a shape if it is known."""
+        return replace(self.network.model(pixels, data_shape), precision=self.run.precision)
 
     def to_json(self) -> dict[str, Any]:
         """The content of a run's config.json: flat, one value for each flag."""

@@ -17,12 +17,28 @@ MOST_UNITS = 100_000  # of a layer: a layer of more takes all memory before it f
 PARTS = ("latents", "likelihood", "prior", "posterior", "network")
 
 
-def default_sizes(layers: int) -> tuple[tuple[int, ...], Widths]:
+CHANNELS = (32, 64)
+"""Of the hidden layers next to x, in a convolutional network."""
+
+
+def default_sizes(layers: int, network: str = "mlp") -> tuple[tuple[int, ...], Widths]:
     """Latent and hidden sizes of a network whose sizes are not given.
 
     One and two layers have the sizes of the paper. Above two, each layer has half the sizes of the
-    layer below, and at least 2 latents and 10 hidden units.
+    layer below, and at least 2 latents and 10 hidden units. In a convolutional network the hidden sizes next
+    to x are channels.
     """
+    latent, hidden = _sizes(layers)
+    if _convolutional(network):
+        return latent, (CHANNELS, *hidden[1:])
+    return latent, hidden
+
+
+def _convolutional(network: str) -> bool:
+    return network.partition(":")[0] == "conv"
+
+
+def _sizes(layers: int) -> tuple[tuple[int, ...], Widths]:
     if layers == 1:
         return ModelConfig().latent_sizes, ModelConfig().hidden_sizes
     latent, hidden = [100], [200]
@@ -58,13 +74,21 @@ class NetworkFlags:
     posterior: Annotated[str, choices(models.POSTERIORS)] = "normal"
     """Distribution of real z given x. With options: student_t:df=3."""
     network: Annotated[str, choices(models.NETWORKS)] = "mlp"
-    """Network of each distribution."""
+    """Network of each distribution. conv: convolutions next to x; its hidden sizes there are channels. With
+    options: conv:norm=group."""
     missing: Annotated[bool, SWITCH] = False
     """NaN in the data is a missing value."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_least(self, layers=1, latent_sizes=1)
+        if _convolutional(self.network) and (
+            "rows=" in self.network or "channels=" in self.network
+        ):
+            raise UsageError(
+                "Expected --network=conv without rows and channels, which the data give, got "
+                f"{self.network!r}."
+            )
         if min((width for layer in self.hidden_sizes for width in layer), default=1) < 1:
             raise UsageError(f"Expected --hidden-sizes to be at least 1, got {self.hidden_sizes}.")
         for name, sizes in (
@@ -98,7 +122,7 @@ class NetworkFlags:
 
     def sizes(self) -> tuple[tuple[int, ...], Widths]:
         """Latent and hidden sizes of a run."""
-        latent, hidden = default_sizes(self.depth)
+        latent, hidden = default_sizes(self.depth, self.network)
         return self.latent_sizes or latent, self.hidden_sizes or hidden
 
     def other_sizes(self) -> dict[str, tuple]:
@@ -108,7 +132,7 @@ class NetworkFlags:
             for name, size, default in zip(
                 ("latent_sizes", "hidden_sizes"),
                 self.sizes(),
-                default_sizes(self.depth),
+                default_sizes(self.depth, self.network),
                 strict=True,
             )
         }
@@ -137,10 +161,14 @@ class NetworkFlags:
                 parts.append(f"{name}_{re.sub('[^A-Za-z0-9.+_]', '_', str(text))}")
         return "-".join(parts + ["missing"] * self.missing)
 
-    def model(self, pixels: int) -> ModelConfig:
-        """The model of a run, for images of so many pixels."""
+    def model(self, pixels: int, data_shape: tuple[int, ...] = ()) -> ModelConfig:
+        """The model of a run, for flat images of so many pixels; convolutions know images of what shape."""
         latent_sizes, hidden_sizes = self.sizes()
         parts = {name: getattr(self, name) for name in PARTS}
+        if _convolutional(self.network) and len(data_shape) > 1:
+            rows, _, *channels = data_shape
+            colon = "," if ":" in self.network else ":"
+            parts["network"] += f"{colon}rows={rows},channels={(*channels, 1)[0]}"
         if len(self.latents) == 1:
             (parts["latents"],) = self.latents
         return ModelConfig((pixels,), latent_sizes, hidden_sizes, missing=self.missing, **parts)

@@ -190,9 +190,8 @@ def initial_state(config: Config, data: Dataset) -> TrainState:
                     f"Expected --after a run with {name} {here[name]}, got one with {there[name]}."
                 )
         return replace(state, optimizer=optimizer)
-    params = iwae_jax.init(
-        Keys.of(config).init, config.model(data.train.shape[1]), data_mean=data.mean
-    )
+    model = config.model(data.train.shape[1], data.data_shape)
+    params = iwae_jax.init(Keys.of(config).init, model, data_mean=data.mean)
     return TrainState.create(params, optimizer)
 
 

@@ -12,7 +12,7 @@ from iwae_jax.models.likelihoods import (
     Likelihood,
     Normal,
 )
-from iwae_jax.models.networks import ACTIVATIONS, MLP, NETWORKS
+from iwae_jax.models.networks import ACTIVATIONS, MLP, NETWORKS, ConvNet, Convolutional
 from iwae_jax.models.posteriors import POSTERIORS, LayeredPosterior, Posterior
 from iwae_jax.models.priors import PRIORS, LayeredPrior, Prior, VampPrior
 from iwae_jax.models.products import PRECISIONS
@@ -30,6 +30,8 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ContinuousBernoulli",
+    "ConvNet",
+    "Convolutional",
     "DiscretisedLogistic",
     "Family",
     "LayeredPosterior",

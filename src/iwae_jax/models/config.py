@@ -56,7 +56,8 @@ class ModelConfig:
       prior: a name in `models.PRIORS`, or a `models.Prior`.
       posterior: a name in `models.POSTERIORS`, the family of the layers of real latents, or a
         `models.Posterior`.
-      network: a name in `models.NETWORKS`, or a function that makes a Flax module, as `models.MLP` does.
+      network: a name in `models.NETWORKS`, ``"mlp"`` or ``"conv"`` (`models.ConvNet`, whose hidden sizes are
+        channels), or a function that makes a Flax module, as `models.MLP` does.
       precision: the precision of the networks' products, forward and backward, on every device:
         ``"float32"``; ``"tensorfloat32"``, which is float32 where a device has no such format; or
         ``"bfloat16"``, which rounds both operands to bfloat16 and adds in float32. Parameters, log-weights
@@ -112,8 +113,7 @@ class ModelConfig:
                 f"layer, at least one, got {self.latent_sizes} and {self.hidden_sizes}."
             )
         known("activation", self.activation, ACTIVATIONS)
-        network = self.network
-        make = known("network", network, NETWORKS) if isinstance(network, str) else network
+        make: Network = self._part("network", NETWORKS)
         known("precision", self.precision, PRECISIONS)
         if self.precision != "float32":
             make = InPrecision(make, self.precision)

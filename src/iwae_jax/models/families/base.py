@@ -5,7 +5,7 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from iwae_jax.models.networks import Heads
+from iwae_jax.models.networks.base import Heads
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 Outputs = dict[str, Array]

@@ -15,7 +15,7 @@ import numpy as np
 from iwae_jax.checks import check_positive_int
 from iwae_jax.models.distributions import standard_normal_log_prob
 from iwae_jax.models.families.base import Outputs, Plain
-from iwae_jax.models.networks import MLP, Heads, emit, normal_heads
+from iwae_jax.models.networks.base import MLP, Heads, emit, normal_heads
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 _CONTEXT = 32  # outputs of the network of x that the maps read

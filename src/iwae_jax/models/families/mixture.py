@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from iwae_jax.checks import check_positive_int
 from iwae_jax.models.distributions import normal_log_prob, standard_normal_log_prob
 from iwae_jax.models.families.base import Outputs, Plain
-from iwae_jax.models.networks import Heads
+from iwae_jax.models.networks.base import Heads
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 

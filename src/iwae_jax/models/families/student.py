@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from iwae_jax.checks import check_number
 from iwae_jax.models.families.base import Outputs, Plain
-from iwae_jax.models.networks import Heads, normal_heads
+from iwae_jax.models.networks.base import Heads, normal_heads
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 

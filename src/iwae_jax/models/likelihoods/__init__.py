@@ -21,7 +21,7 @@ __all__ = [
 LIKELIHOODS: dict[str, Callable[..., Likelihood]] = {
     "bernoulli": lambda config: Bernoulli(),
     "continuous_bernoulli": lambda config: ContinuousBernoulli(),
-    "normal": lambda config, scale=None: Normal(scale),
+    "normal": lambda config, scale=None, link="identity": Normal(scale, link),
     "discretised_logistic": lambda config, levels=256: DiscretisedLogistic(levels),
     "categorical": lambda config, levels=256: Categorical(levels),
 }

@@ -4,7 +4,7 @@ from typing import Protocol
 
 import numpy as np
 
-from iwae_jax.models.networks import Heads
+from iwae_jax.models.networks.base import Heads
 from iwae_jax.typing import Array, Float, Key
 
 Outputs = dict[str, Array]
@@ -44,3 +44,19 @@ class Likelihood(Protocol):
     def first_bias(self, data_mean: np.ndarray) -> np.ndarray:
         """The initial bias of the first head, from the mean of the training data, [*data]."""
         ...
+
+
+def clipped_logit(data_mean: np.ndarray) -> np.ndarray:
+    """The logit of the mean of data in [0, 1], clipped to [0.001, 0.999].
+
+    Raises:
+      ValueError: if a value is outside [0, 1].
+    """
+    low, high = data_mean.min(), data_mean.max()
+    if low < 0 or high > 1:
+        raise ValueError(
+            f"Expected data_mean in [0, 1], got values from {low} to {high}; divide it by the maximum "
+            "intensity."
+        )
+    mean = np.clip(data_mean, 0.001, 0.999)
+    return np.log(mean) - np.log1p(-mean)

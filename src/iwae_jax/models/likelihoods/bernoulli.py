@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from iwae_jax.models.distributions import bernoulli_log_prob
-from iwae_jax.models.likelihoods.base import Outputs
-from iwae_jax.models.networks import Heads
+from iwae_jax.models.likelihoods.base import Outputs, clipped_logit
+from iwae_jax.models.networks.base import Heads
 from iwae_jax.typing import Array, Float, Key
 
 
@@ -44,14 +44,7 @@ class Bernoulli:
 
     def first_bias(self, data_mean: np.ndarray) -> np.ndarray:
         """The logit of the mean, clipped to [0.001, 0.999]."""
-        low, high = data_mean.min(), data_mean.max()
-        if low < 0 or high > 1:
-            raise ValueError(
-                f"Expected data_mean in [0, 1], got values from {low} to {high}; divide it by the maximum "
-                "intensity."
-            )
-        mean = np.clip(data_mean, 0.001, 0.999)
-        return np.log(mean) - np.log1p(-mean)
+        return clipped_logit(data_mean)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from iwae_jax.checks import check_number, check_positive_int
 from iwae_jax.models.likelihoods.base import Outputs
-from iwae_jax.models.networks import Heads
+from iwae_jax.models.networks.base import Heads
 from iwae_jax.typing import Array, Float, Int, Key
 
 _FIRST_LOG_SCALE = -2.0  # of the logistic, in units of the range

@@ -1,4 +1,4 @@
-"""Networks: Flax modules from an input to raw heads, for one datum or one sample.
+"""Fully connected networks, and what every network is: from an input to raw heads, for one datum or sample.
 
 Weights start Glorot-uniform and biases at zero, as in Burda et al. (2016).
 """
@@ -111,9 +111,6 @@ def emit(network: nn.Module, variables: PyTree, inputs: Array) -> dict[str, Arra
 Network = Callable[..., nn.Module]
 """A function of the keywords hidden_sizes, heads, activation and bias that makes a module. It takes the
 keyword precision too if it is to make modules of another precision than float32."""
-
-NETWORKS: dict[str, Network] = {"mlp": MLP}
-"""Networks by name."""
 
 
 @dataclass(frozen=True)
