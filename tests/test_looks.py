@@ -17,6 +17,7 @@ from experiments.shared import (
     command,
     drawing,
     latent_pictures,
+    linear_probe,
     posterior_density,
     run_pictures,
 )
@@ -93,7 +94,7 @@ def test_latents_without_labels(trained, monkeypatch, capsys):
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (7, 10), (10, 10), (960, 1000)])
 def test_wilsons_interval(right, count):
     """The bounds are the rates from which the count is 1.96 standard errors away."""
-    low, high = latent_pictures.wilson(right, count)
+    low, high = linear_probe.wilson(right, count)
     share = right / count
     for bound in (low, high):
         distance = abs(share - bound)

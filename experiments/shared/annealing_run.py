@@ -48,8 +48,8 @@ def anneal(
     x = observations(config, data, data.test[:count], Keys.of(config).test_pixels)
     ais_key, gap_key = jax.random.split(jax.random.key(seed))
     try:
-        annealed = _annealed(params, x, ais_key, path)
-        gaps = _gaps(params, simulated, gap_key, path)
+        annealed = annealed_likelihood(params, x, ais_key, path)
+        gaps = bound_gaps(params, simulated, gap_key, path)
     except ImportError as error:
         raise UsageError(str(error)) from error
     likelihood = evaluation.summarise(annealed)
@@ -123,7 +123,9 @@ def anneal(
     return results
 
 
-def _annealed(params: Any, x: Any, key: Any, path: dict[str, Any]) -> evaluation.Diagnosis:
+def annealed_likelihood(
+    params: Any, x: Any, key: Any, path: dict[str, Any]
+) -> evaluation.Diagnosis:
     """The annealed estimate for each image."""
     keys = iwae_jax.datum_keys(key, len(x))
     found: list[evaluation.Diagnosis] = []
@@ -138,7 +140,7 @@ def _annealed(params: Any, x: Any, key: Any, path: dict[str, Any]) -> evaluation
     return evaluation.Diagnosis(*map(np.concatenate, zip(*found, strict=True)))
 
 
-def _gaps(params: Any, simulated: int, key: Any, path: dict[str, Any]) -> np.ndarray:
+def bound_gaps(params: Any, simulated: int, key: Any, path: dict[str, Any]) -> np.ndarray:
     """Upper minus lower bound of log p(x) for data drawn from the model."""
     gaps: list[np.ndarray] = []
     with Display("both bounds", simulated, unit="datum") as display:

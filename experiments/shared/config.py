@@ -50,7 +50,7 @@ ADDED = (
     *("gradient", "parameters", "p_gradient", "resampled", "after", "adam_beta1", "adam_beta2"),
     *("latent_sizes", "hidden_sizes", "likelihood", "prior", "posterior", "network", "latents"),
     *("first_passes", "first_k", "rate_decay", "warm_up", "eval_precision", "chunk"),
-    *("kl_weight", "kl_warm_up", "mmd", "mmd_kernel", "algorithm", "missing"),
+    *("kl_weight", "kl_warm_up", "mmd", "mmd_kernel", "algorithm", "missing", "activation"),
 )
 """Fields that the first version lacked: they may be missing in a config.json. All others may not."""
 

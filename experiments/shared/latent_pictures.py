@@ -15,6 +15,7 @@ from experiments.shared.datasets import data_caption, observations
 from experiments.shared.display import Display, console, print_table, warn
 from experiments.shared.errors import UsageError
 from experiments.shared.files import make_folder, write_json
+from experiments.shared.linear_probe import accuracy
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
 from experiments.shared.summary import trained_with
@@ -168,26 +169,19 @@ class _Drawing:
         self, test: jax.Array, means: np.ndarray, probe_images: int, key: jax.Array
     ) -> dict[str, Any]:
         """Accuracy of a linear classifier on the posterior means, with Wilson's 95% interval."""
-        from sklearn.linear_model import LogisticRegression
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-
-        assert self.data.labels is not None
+        labels = self.data.labels
+        assert labels is not None
         count = min(probe_images, len(self.data.train))
         pixels_key, z_key = jax.random.split(key)
         x = observations(self.config, self.data, self.data.train[:count], pixels_key)
-        train_means = _means(self.params, x, z_key)
-        labels = self.data.labels
-        accuracies = {}
-        for name, (fit_to, tried_on) in {
-            "posterior means": (train_means, means),
+        read = {
+            "posterior means": (_means(self.params, x, z_key), means),
             "pixels": (np.asarray(x), np.asarray(test)),
-        }.items():
-            classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000, C=0.1))
-            classifier.fit(fit_to, labels["train"][:count])
-            right = int(np.sum(classifier.predict(tried_on) == labels["test"]))
-            low, high = wilson(right, len(tried_on))
-            accuracies[name] = {"accuracy": right / len(tried_on), "low": low, "high": high}
+        }
+        accuracies = {
+            name: accuracy(fit_to, labels["train"][:count], tried_on, labels["test"])
+            for name, (fit_to, tried_on) in read.items()
+        }
         return {"training_images": count, "test_images": len(test), **accuracies}
 
     def arithmetic(self, test: jax.Array) -> None:
@@ -248,14 +242,6 @@ def _means(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> np.ndarray:
         layers = iwae_jax.encode(params, x[some], keys[some])
         blocks.append(np.concatenate([mean for mean, _ in layers], axis=1))
     return np.concatenate(blocks)
-
-
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a proportion."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(right, count).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
 
 
 def _print(results: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from iwae_jax import ModelConfig, models
 
 Widths = tuple[tuple[int, ...], ...]
 MOST_UNITS = 100_000  # of a layer: a layer of more takes all memory before it fails
-PARTS = ("latents", "likelihood", "prior", "posterior", "network")
+PARTS = ("latents", "likelihood", "prior", "posterior", "network", "activation")
 
 
 CHANNELS = (32, 64)
@@ -76,6 +76,8 @@ class NetworkFlags:
     network: Annotated[str, choices(models.NETWORKS)] = "mlp"
     """Network of each distribution. conv: convolutions next to x; its hidden sizes there are channels. With
     options: conv:norm=group."""
+    activation: Annotated[str, choices(models.ACTIVATIONS)] = "tanh"
+    """Activation of the hidden layers."""
     missing: Annotated[bool, SWITCH] = False
     """NaN in the data is a missing value."""
 

@@ -1,0 +1,357 @@
+"""A DCGAN's generator and an IWAE with the same decoder: pictures, features and likelihoods."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import iwae_jax
+from experiments.shared import drawing, plots
+from experiments.shared.adversarial import Game, Players, train
+from experiments.shared.annealing_run import annealed_likelihood, bound_gaps
+from experiments.shared.config import Config
+from experiments.shared.datasets import data_caption, observations
+from experiments.shared.display import console, counted, print_table, warn
+from experiments.shared.errors import DivergedError, UsageError
+from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.linear_probe import accuracy, classifier
+from experiments.shared.results import Keys
+from experiments.shared.runner import restore_run, run_one
+from experiments.shared.saved import read_json
+from experiments.shared.table_runs import Cells
+from iwae_jax import evaluation
+from iwae_jax.data import Dataset
+from iwae_jax.models import Convolutional
+
+STEPS = 10  # images of a walk
+WALKS = 4  # of each model
+SUMS = 3  # of each model
+POOL = 400  # samples that exemplars are chosen from
+BLOCK = 500  # images whose features are computed at a time
+EXEMPLARS = 3  # averaged, as in Radford et al. (2016), sec. 6.3.2
+
+
+class Sizes(NamedTuple):
+    """How much is measured.
+
+    Attributes:
+      passes: of the adversarial training.
+      images: test images whose likelihood is annealed.
+      simulated: data drawn from each model, for the gap of the bounds.
+      probe_images: training images of the linear classifier, at most.
+      path: chains, steps, leapfrog steps and start of the annealing.
+    """
+
+    passes: int
+    images: int
+    simulated: int
+    probe_images: int
+    path: dict[str, Any]
+
+
+class Pair(NamedTuple):
+    """Both models, and what reads images in each."""
+
+    gan: iwae_jax.Params
+    iwae: iwae_jax.Params
+    discriminator: tuple[Any, Any]
+    encoder: tuple[Any, Any]
+
+    @property
+    def models(self) -> dict[str, iwae_jax.Params]:
+        return {"DCGAN": self.gan, "IWAE": self.iwae}
+
+    @property
+    def readers(self) -> dict[str, tuple[Any, Any]]:
+        """A module and its variables, by the name of its features."""
+        return {"discriminator": self.discriminator, "IWAE's encoder": self.encoder}
+
+
+def compare(run: Config, out_dir: Path, sizes: Sizes, started: float) -> int:
+    """Train both, measure, draw, write and print; return the exit status."""
+    cells = Cells({(run.data.dataset, "iwae", 1, run.bound.k[0]): (run,)}, out_dir)
+    data, folder = cells.data_of(run), cells.folder(run)
+    if not plots.is_image(data.data_shape) or data.has_missing:
+        raise UsageError(f"Expected whole images, got {data.origin}.")
+    (latents,), (channels,) = run.network.sizes()
+    name = f"{run.data.dataset}-z{latents}-channels{'_'.join(map(str, channels))}"
+    name += f"-passes{sizes.passes}-seed{run.run.seed[0]}"
+    out = make_folder(out_dir / "dcgan" / name)
+    _claim(out, {"data": data.fingerprint, "likelihood": run.network.likelihood})
+    key = jax.random.key(run.run.seed[0])
+    game = game_of(run, data, jax.random.fold_in(key, 0))
+    try:
+        players, facts = train(
+            game, out, data.train, data.maximum, sizes.passes, jax.random.fold_in(key, 1)
+        )
+        run_one(run, folder, data, started, quiet=folder.progress() == "finished")
+    except DivergedError as error:
+        console.print(f"failed: {error}", style="bold red")
+        return 1
+    config, data, params = restore_run(folder.path, run.data.data_dir)
+    pair = pair_of(game, players, params)
+    stem = data_caption(
+        config,
+        data,
+        f"DCGAN, {counted(sizes.passes, 'pass')}; IWAE, k={config.bound.k[0]}, "
+        f"{counted(config.recipe(len(data.train)).passes, 'pass')}",
+    )
+    write_csv(out / "adversarial.csv", facts)
+    study = Study(config, data, pair, stem, out, jax.random.fold_in(key, 2))
+    study.losses(facts)
+    study.samples()
+    study.walks()
+    study.filters()
+    labelled = data.labels is not None
+    if labelled:
+        study.arithmetic()
+    else:
+        warn(f"{data.origin} has no labels: no linear probe and no arithmetic.")
+    probes = study.probe(sizes.probe_images) if labelled else []
+    try:
+        likelihoods, gain = study.likelihoods(sizes)
+    except ImportError as error:
+        raise UsageError(str(error)) from error
+    results = {
+        "about": stem,
+        "observation_scale": params.model.parts.likelihood.scale,
+        **sizes._asdict(),
+        "likelihoods": likelihoods,
+        "iwae_minus_gan": gain,
+        "probes": probes,
+    }
+    write_json(out / "dcgan.json", results)
+    _print(results)
+    console.print(f"{stem}\nwritten: {out}")
+    return 0
+
+
+def _claim(out: Path, facts: dict[str, Any]) -> None:
+    """Keep what the folder was made of; raise a `UsageError` if it was made of something else."""
+    file = out / "made_of.json"
+    if not file.exists():
+        write_json(file, facts)
+    elif (held := read_json(file)) != facts:
+        raise UsageError(
+            f"Expected {out} to be made of {facts}, got {held}: use another --out-dir."
+        )
+
+
+def game_of(run: Config, data: Dataset, key: jax.Array) -> Game:
+    """The game whose generator has the decoder of a run, with batch normalisation."""
+    config = run.replace(network="conv:norm=batch")
+    model = config.model(data.train.shape[1], data.data_shape)
+    return Game.of(model, key, data.mean)
+
+
+def pair_of(game: Game, players: Players, params: iwae_jax.Params) -> Pair:
+    """Both models after training."""
+    model = params.model
+    network: Any = model.make_network
+    assert isinstance(network, Convolutional)
+    (size,) = model.latent_sizes
+    heads = (("mean", (size,)), ("log_scale", (size,)))
+    encoder = network(hidden_sizes=model.hidden_sizes[0], heads=heads, activation=model.activation)
+    return Pair(
+        game.model_of(players),
+        params,
+        (game.discriminator, players.discriminator),
+        (encoder, params.recognition[0]),
+    )
+
+
+class Study:
+    """The parts of the study, with the models and data that they share."""
+
+    def __init__(
+        self, config: Config, data: Dataset, pair: Pair, stem: str, out: Path, key: jax.Array
+    ):
+        self.config, self.data, self.pair = config, data, pair
+        self.stem, self.out = stem, out
+        self.keys = jax.random.split(key, 6)
+
+    def losses(self, facts: list[dict[str, float]]) -> None:
+        """The adversarial losses against passes."""
+        figure = drawing.figure(6.4, 3.8)
+        axes = figure.add_subplot()
+        passes = [row["pass"] for row in facts]
+        for name in ("discriminator_loss", "generator_loss", "accuracy"):
+            axes.plot(passes, [row[name] for row in facts], ".-", label=name.replace("_", " "))
+        axes.axhline(2 * np.log(2), color="0.7", linewidth=0.8)
+        axes.set(title="adversarial training (grey: a discriminator that guesses)", ylabel="nats")
+        drawing.pass_axis(axes, len(passes))
+        axes.legend(frameon=False)
+        axes.grid(alpha=0.2)
+        drawing.save(figure, self.out / "losses.png", self.stem)
+
+    def samples(self) -> None:
+        """Means of p(x | z), z from the prior: 30 of each model."""
+        rows = [draw(params, self.z(params, 30, 0)) for params in self.pair.models.values()]
+        self.grid("samples", np.concatenate(rows), 10, "E[x | z]; above: DCGAN, below: IWAE")
+
+    def walks(self) -> None:
+        """Lines between two draws from the prior."""
+        rows = []
+        share = jnp.linspace(0.0, 1.0, STEPS)[:, None]
+        for params in self.pair.models.values():
+            ends = self.z(params, 2 * WALKS, 1)
+            for a, b in zip(ends[::2], ends[1::2], strict=True):
+                rows.append(draw(params, a[None] * (1.0 - share) + b[None] * share))
+        title = f"lines between two draws of z; above: DCGAN, below: IWAE, {WALKS} each"
+        self.grid("walks", np.concatenate(rows), STEPS, title)
+
+    def arithmetic(self) -> None:
+        """a - b + c on averages of three exemplars of a class. A linear classifier chooses them."""
+        assert self.data.labels is not None
+        count = min(len(self.data.train), 2000)
+        pixels = classifier().fit(
+            self.data.train[:count] / self.data.maximum, self.data.labels["train"][:count]
+        )
+        rows = []
+        for params in self.pair.models.values():
+            z = np.asarray(self.z(params, POOL, 2))
+            classes = pixels.predict(draw(params, jnp.asarray(z)))
+            rows += sums(params, z, classes, np.random.default_rng(0))
+        if not rows:
+            warn(f"no class has {EXEMPLARS} of {POOL} samples: no arithmetic.")
+            return
+        title = "a - b + c: the mean z of three exemplars each; last column: the sum decoded"
+        self.grid("arithmetic", np.concatenate(rows), 3 * EXEMPLARS + 1, f"{title}; DCGAN above")
+
+    def filters(self) -> None:
+        """The kernels that read the image, each from its least to its greatest weight."""
+        rows = []
+        for _, variables in self.pair.readers.values():
+            kernel = np.asarray(variables["params"]["hidden_0"]["kernel"])
+            flat = np.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1)
+            low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
+            rows.append((flat - low) / np.maximum(high - low, 1e-12))
+        names = " below: ".join(self.pair.readers)
+        side, _, channels, number = kernel.shape
+        plots.image_grid(
+            self.out / "filters.png",
+            np.concatenate(rows),
+            (side, side) if channels == 1 else (side, side, channels),
+            number,
+            f"first kernels of the {names}",
+            self.stem,
+        )
+
+    def probe(self, images: int) -> list[dict[str, Any]]:
+        """The accuracy of a linear classifier on the last convolutional layer of each reader, and on pixels."""
+        labels, data = self.data.labels, self.data
+        assert labels is not None
+        train, test = data.train[:images] / data.maximum, data.test / data.maximum
+        train, test = train.astype(np.float32), test.astype(np.float32)
+        read = {
+            name: (features(*r, train), features(*r, test)) for name, r in self.pair.readers.items()
+        }
+        rows = []
+        for name, (fit_to, tried_on) in {**read, "pixels": (train, test)}.items():
+            found = accuracy(fit_to, labels["train"][:images], tried_on, labels["test"])
+            rows.append({"features": name, "size": fit_to.shape[1], **found})
+        return rows
+
+    def likelihoods(self, sizes: Sizes) -> tuple[list[dict[str, Any]], dict[str, float]]:
+        """Annealed log p(x) of test images under each model; the difference, paired by image."""
+        x = observations(
+            self.config, self.data, self.data.test[: sizes.images], Keys.of(self.config).test_pixels
+        )
+        rows, each = [], {}
+        for name, params in self.pair.models.items():
+            found = annealed_likelihood(params, x, self.keys[3], sizes.path)
+            gaps = bound_gaps(params, sizes.simulated, self.keys[4], sizes.path)
+            likelihood = evaluation.summarise(found)
+            each[name] = np.asarray(found.log_likelihood, np.float64)
+            rows.append(
+                {
+                    "model": name,
+                    "log_p": float(each[name].mean()),
+                    "monte_carlo_error": likelihood.monte_carlo_error,
+                    "split_error": likelihood.split_error,
+                    "effective_sample_size": likelihood.effective_sample_size,
+                    "gap": float(gaps.mean()),
+                    "gap_standard_error": float(gaps.std(ddof=1) / np.sqrt(len(gaps))),
+                }
+            )
+        gain = each["IWAE"] - each["DCGAN"]
+        error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
+        return rows, {"mean": float(gain.mean()), "standard_error": error}
+
+    def z(self, params: iwae_jax.Params, count: int, use: int) -> jax.Array:
+        """Draws from the prior, the same for both models."""
+        return jax.random.normal(self.keys[use], (count, params.model.latent_sizes[0]))
+
+    def grid(self, name: str, images: np.ndarray, columns: int, title: str) -> None:
+        """Draw a grid of images."""
+        file = self.out / f"{name}.png"
+        caption = f"{self.stem}; no split: drawn from the models"
+        plots.image_grid(file, images, self.data.data_shape, columns, title, caption)
+
+
+def draw(params: iwae_jax.Params, z: jax.Array) -> np.ndarray:
+    """E[x | z] of each z, [n, pixels]."""
+    return np.asarray(jax.jit(jax.vmap(lambda z: params.model.mean_x(params, (z,))))(z))
+
+
+def sums(
+    params: iwae_jax.Params, z: np.ndarray, classes: np.ndarray, rng: np.random.Generator
+) -> list[np.ndarray]:
+    """Rows of a picture: three exemplars each of a, b and c, and the image of a - b + c of their means."""
+    often = [c for c in np.unique(classes) if np.sum(classes == c) >= EXEMPLARS]
+    rows = []
+    for _ in range(SUMS if len(often) >= 3 else 0):
+        chosen = [
+            z[rng.choice(np.flatnonzero(classes == c), EXEMPLARS, False)]
+            for c in rng.choice(often, 3, False)
+        ]
+        a, b, c = (some.mean(axis=0) for some in chosen)
+        rows.append(draw(params, jnp.asarray(np.concatenate([*chosen, (a - b + c)[None]]))))
+    return rows
+
+
+def features(module: Any, variables: Any, x: np.ndarray) -> np.ndarray:
+    """The outputs of the last convolutional layer, normalised if it is, [n, features]."""
+    last = len(module.hidden_sizes) - 1
+
+    def one(x: jax.Array) -> jax.Array:
+        _, found = module.apply(variables, x, capture_intermediates=True, mutable=["intermediates"])
+        layers = found["intermediates"]
+        name = f"norm_{last}" if f"norm_{last}" in layers else f"hidden_{last}"
+        return layers[name]["__call__"][0].reshape(-1)
+
+    compute = jax.jit(jax.vmap(one))
+    blocks = [compute(jnp.asarray(x[i : i + BLOCK])) for i in range(0, len(x), BLOCK)]
+    return np.concatenate([np.asarray(block) for block in blocks])
+
+
+def _print(results: dict[str, Any]) -> None:
+    print_table(
+        f"annealed log p(x) of test images, normal pixels of scale {results['observation_scale']:g}, nats",
+        ("", "log p(x)", "± samples", "± images", "gap of the bounds"),
+        [
+            (
+                row["model"], f"{row['log_p']:.1f}", f"{row['monte_carlo_error']:.2f}",
+                f"{row['split_error']:.1f}", f"{row['gap']:.2f} ± {row['gap_standard_error']:.2f}",
+            )
+            for row in results["likelihoods"]
+        ],
+    )  # fmt: skip
+    gain = results["iwae_minus_gan"]
+    console.print(
+        f"IWAE minus DCGAN, paired by image: {gain['mean']:.1f} ± {gain['standard_error']:.1f} nats"
+    )
+    if results["probes"]:
+        print_table(
+            "linear classifier of the labels",
+            ("features", "number", "accuracy", "95% interval"),
+            [
+                (
+                    row["features"], f"{row['size']:,}", f"{row['accuracy']:.1%}",
+                    f"{row['low']:.1%} to {row['high']:.1%}",
+                )
+                for row in results["probes"]
+            ],
+        )  # fmt: skip
