@@ -64,7 +64,9 @@ class Game(NamedTuple):
 
     def start(self, key: jax.Array) -> Players:
         """New players: the generator is the model's decoder."""
-        generator = self.params.generative["likelihood"]
+        generator = jax.tree.map(
+            jnp.array, self.params.generative["likelihood"]
+        )  # a pass donates it
         pixels = jnp.zeros(self.params.model.data_shape)
         discriminator = dict(self.discriminator.init(key, pixels))
         return Players(

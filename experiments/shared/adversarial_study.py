@@ -76,7 +76,7 @@ def compare(run: Config, out_dir: Path, sizes: Sizes, started: float) -> int:
     if not plots.is_image(data.data_shape) or data.has_missing:
         raise UsageError(f"Expected whole images, got {data.origin}.")
     (latents,), (channels,) = run.network.sizes()
-    name = f"{run.data.dataset}-z{latents}-channels{'_'.join(map(str, channels))}"
+    name = f"{Path(run.data.dataset).name}-z{latents}-channels{'_'.join(map(str, channels))}"
     name += f"-passes{sizes.passes}-seed{run.run.seed[0]}"
     out = make_folder(out_dir / "dcgan" / name)
     _claim(out, {"data": data.fingerprint, "likelihood": run.network.likelihood})
