@@ -37,13 +37,13 @@ def game() -> adversarial.Game:
 def test_the_generator_learns_the_only_image_there_is(tmp_path):
     """And the model's mean is its image, under the running statistics."""
     made = game()
-    players, facts = adversarial.train(made, tmp_path, np.tile(STRIPES, (10, 1)), 255.0, 30, KEY)
+    players, facts = adversarial.train(made, tmp_path, np.tile(STRIPES, (10, 1)), 255.0, 40, KEY)
     away = []
     for params in (made.params, made.model_of(players)):
         images = np.asarray(iwae_jax.sample(params, KEY, 50, mean=True))
         away.append(np.abs(images - STRIPES[0] / 255).mean())
-    assert away[0] > 0.49 and away[1] < 0.42  # 0.38 where it was tried, and falling
-    assert [row["pass"] for row in facts] == list(range(1, 31))
+    assert away[0] > 0.49 and away[1] < 0.46  # 0.39 where it was tried, and falling
+    assert [row["pass"] for row in facts] == list(range(1, 41))
     assert facts[-1]["accuracy"] > 0.9 and facts[-1]["discriminator_loss"] < 0.5
 
 

@@ -20,6 +20,7 @@ from experiments.shared import (
     published,
     results,
     runner,
+    summary,
     table1_results,
     table2_results,
     table_runs,
@@ -227,6 +228,25 @@ def paper_run(monkeypatch, tmp_path, seeds=(0, 1)) -> Cells:
     monkeypatch.setattr(table_runs, "load_data", lambda config: mnist)
     table = replace(CELLS, preset="paper", training=TableFlags(loss="sum"), seed=seeds)
     return Cells(table.runs(), tmp_path)
+
+
+def test_a_difference_that_some_cells_have_names_them(monkeypatch, tmp_path):
+    """The rate of two layers is lower, and only k = 50 is resampled: neither stands for the whole table."""
+    mnist = paper_run(monkeypatch, tmp_path).data["mnist"]
+    runs = replace(CELLS, preset="table", k=(1, 50), layers=(1, 2), seed=(0,)).runs().values()
+    distinct = list(dict.fromkeys(run for cell in runs for run in cell))
+    text = summary.protocol(distinct, mnist, {"test_nll_k": 5000, "test_images": 10_000})
+    assert "passes: 60, not 3,280;" in text
+    assert "to 0.003, then a cosine to 2e-05, not stages from 0.001 to 0.0001 (L=1);" in text
+    assert "to 0.002, then a cosine to 2e-05, not stages from 0.001 to 0.0001 (L=2);" in text
+    assert "gradient: dreg, not reparam (k=1);" in text
+    assert "gradient: dreg@8, not reparam (k=50)" in text
+    alone = summary.protocol(distinct[:1], mnist, {"test_nll_k": 5000, "test_images": 10_000})
+    assert "(L=1)" not in alone and "(k=1)" not in alone
+    odd = [distinct[0], distinct[-1].replace(loss="sum"), *distinct[1:-1]]
+    text = summary.protocol(odd, mnist, {"test_nll_k": 5000, "test_images": 10_000})
+    names = "; ".join(run.name for run in odd if run is not odd[1])
+    assert f"so its epsilon is weaker) ({names})" in text
 
 
 def test_measured_and_published_are_told_apart(monkeypatch, tmp_path, capsys):

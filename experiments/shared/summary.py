@@ -1,5 +1,6 @@
 """The table at the end of a run, and what differs from the paper's protocol."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,41 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
     return lines
 
 
-def protocol(config: Config, data: Dataset, summary: dict[str, Any]) -> str:
-    """The differences between a run and the paper's protocol in one line, with a label."""
-    lines = differences(config, data, summary)
+def protocol(runs: Sequence[Config], data: Dataset, summary: dict[str, Any]) -> str:
+    """The differences between runs and the paper's protocol in one line, with a label.
+
+    A difference that only some of the runs have names them: by layers, by k, or one by one.
+    """
+    having: dict[str, list[Config]] = {}
+    for run in runs:
+        for line in differences(run, data, summary):
+            having.setdefault(line, []).append(run)
+    lines = [line + _some(some, runs) for line, some in having.items()]
     reduced = any(not line.startswith("loss:") for line in lines)
     return ("REDUCED PROTOCOL: " if reduced else "") + ("; ".join(lines) or "the paper's")
+
+
+def _some(some: list[Config], runs: Sequence[Config]) -> str:
+    """Which of the runs some are, in brackets; empty for all of them."""
+    if len(some) == len(runs):
+        return ""
+    layers, numbers = ({value(run) for run in some} for value in (_depth, _k))
+    texts = []
+    if layers != set(map(_depth, runs)):
+        texts.append("L=" + ", ".join(map(str, sorted(layers))))
+    if numbers != set(map(_k, runs)):
+        texts.append("k=" + ", ".join(map(str, sorted(numbers))))
+    if [run for run in runs if _depth(run) in layers and _k(run) in numbers] != list(some):
+        texts = [run.name for run in some]
+    return f" ({'; '.join(texts)})"
+
+
+def _depth(run: Config) -> int:
+    return run.network.depth
+
+
+def _k(run: Config) -> int:
+    return run.bound.k[0]
 
 
 def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> None:

@@ -118,7 +118,8 @@ def protocol(cells: Cells, dataset: str) -> str:
         "test_nll_k": run.evaluation.eval_k,
         "test_images": len(data.test[: run.evaluation.eval_images]),
     }
-    return run_protocol(run, data, summary)
+    runs = [run for run in cells.distinct() if run.data.dataset == dataset]
+    return run_protocol(runs, data, summary)
 
 
 def orderings(cells: Cells) -> list[dict[str, Any]]:

@@ -37,13 +37,13 @@ def make_table(vae: Config, iwae: Config, command: str, started: float) -> int:
             after = _finish(second, second_folder, data, time.time())
             gain = _log_p(second_folder) - _log_p(folder)
             key = (*_objective(first), *_objective(second))
-            facts = {"source": data.source, "protocol": protocol(first, data, before)}
+            facts = {"source": data.source, "protocol": protocol([first], data, before)}
             rows.append(facts | _row(key, before, after, gain, data))
             _write(out, rows, first, data, before, command)
     except DivergedError as error:
         console.print(f"failed: {error}", style="bold red")
         return 1
-    _print(rows, protocol(vae, data, before))
+    _print(rows, protocol([vae], data, before))
     console.print(f"written: {out}/table2.md, table2.csv")
     return 0
 
@@ -152,7 +152,7 @@ def _write(
     lines = [
         "# Table 2",
         "",
-        f"**{data.name}** from {data.source}, L=1. Protocol: {protocol(first, data, summary)}.",
+        f"**{data.name}** from {data.source}, L=1. Protocol: {protocol([first], data, summary)}.",
         "",
         "NLL in nats, active units in brackets. Change: NLL after minus NLL before, paired by test image; "
         "negative is better. ±: standard error over images. One seed: the error over seeds, and so whether "
