@@ -174,16 +174,21 @@ class Study:
 
     def losses(self, facts: list[dict[str, float]]) -> None:
         """The adversarial losses against passes."""
-        figure = drawing.figure(6.4, 3.8)
-        axes = figure.add_subplot()
+        figure = drawing.figure(9.0, 3.6)
+        losses, right = figure.subplots(1, 2)
         passes = [row["pass"] for row in facts]
-        for name in ("discriminator_loss", "generator_loss", "accuracy"):
-            axes.plot(passes, [row[name] for row in facts], ".-", label=name.replace("_", " "))
-        axes.axhline(2 * np.log(2), color="0.7", linewidth=0.8)
-        axes.set(title="adversarial training (grey: a discriminator that guesses)", ylabel="nats")
-        drawing.pass_axis(axes, len(passes))
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.2)
+        for name in ("discriminator_loss", "generator_loss"):
+            losses.plot(passes, [row[name] for row in facts], ".-", label=name.replace("_", " "))
+        losses.axhline(2 * np.log(2), color="0.7", linewidth=0.8)
+        losses.set(title="losses (grey: a discriminator that guesses)", ylabel="nats")
+        losses.legend(frameon=False)
+        right.plot(passes, [row["accuracy"] for row in facts], ".-", color="tab:green")
+        right.set(
+            title="images that the discriminator judges rightly", ylabel="share", ylim=(0.45, 1)
+        )
+        for axes in (losses, right):
+            drawing.pass_axis(axes, len(passes))
+            axes.grid(alpha=0.2)
         drawing.save(figure, self.out / "losses.png", self.stem)
 
     def samples(self) -> None:
@@ -199,7 +204,7 @@ class Study:
             ends = self.z(params, 2 * WALKS, 1)
             for a, b in zip(ends[::2], ends[1::2], strict=True):
                 rows.append(draw(params, a[None] * (1.0 - share) + b[None] * share))
-        title = f"lines between two draws of z; above: DCGAN, below: IWAE, {WALKS} each"
+        title = "lines between two draws of z; above: DCGAN, below: IWAE"
         self.grid("walks", np.concatenate(rows), STEPS, title)
 
     def arithmetic(self) -> None:
@@ -217,8 +222,8 @@ class Study:
         if not rows:
             warn(f"no class has {EXEMPLARS} of {POOL} samples: no arithmetic.")
             return
-        title = "a - b + c: the mean z of three exemplars each; last column: the sum decoded"
-        self.grid("arithmetic", np.concatenate(rows), 3 * EXEMPLARS + 1, f"{title}; DCGAN above")
+        title = "a - b + c of the mean z of three exemplars each: last column; above: DCGAN"
+        self.grid("arithmetic", np.concatenate(rows), 3 * EXEMPLARS + 1, title)
 
     def filters(self) -> None:
         """The kernels that read the image, each from its least to its greatest weight."""
@@ -228,14 +233,14 @@ class Study:
             flat = np.moveaxis(kernel, -1, 0).reshape(kernel.shape[-1], -1)
             low, high = flat.min(axis=1, keepdims=True), flat.max(axis=1, keepdims=True)
             rows.append((flat - low) / np.maximum(high - low, 1e-12))
-        names = " below: ".join(self.pair.readers)
+        names = ", below: ".join(self.pair.readers)
         side, _, channels, number = kernel.shape
         plots.image_grid(
             self.out / "filters.png",
             np.concatenate(rows),
             (side, side) if channels == 1 else (side, side, channels),
             number,
-            f"first kernels of the {names}",
+            f"first kernels; above: {names}",
             self.stem,
         )
 
