@@ -57,14 +57,13 @@ def test_a_divergence_on_the_grid_is_that_of_samples():
     assert -found.divergence - 0.05 < last["bound"] < -found.divergence + 4 * last["error"]
 
 
-def test_the_best_of_several_starts_counts(monkeypatch):
-    model = Fitted("banana", families.SemiImplicit(1, semi_implicit_fits.NOISE))
-    starts = [iwae_jax.init(jax.random.key(i), model) for i in range(3)]
-    for number, place in enumerate((9.0, 0.0, -9.0)):  # the second lies on the target
-        starts[number].recognition["outputs"]["mean"] = jnp.full(2, place)
-    waiting = iter(starts)
-    monkeypatch.setattr(semi_implicit_fits, "fit", lambda *_: next(waiting))
-    assert semi_implicit_fits.best_fit("banana", 1, 1, 3, KEY) is starts[1]
+def test_a_held_scale_stays_and_the_rest_moves():
+    model = Fitted("banana", families.FullNormal())
+    start = iwae_jax.init(KEY, model)
+    held = fit(model, 1, 1, KEY, start=start, hold_scale=True)
+    before, after = (params.recognition["outputs"] for params in (start, held))
+    np.testing.assert_array_equal(before["log_scale"], after["log_scale"])
+    assert np.abs(after["mean"] - before["mean"]).max() > 0.01
 
 
 def test_a_mixed_density_is_the_mean_of_normals():
@@ -135,7 +134,7 @@ def test_the_commands_write_what_they_print(monkeypatch, capsys, tmp_path):
         assert f"{float(row['gap']):.4f} ± {float(row['error']):.4f}" in printed
     assert (tmp_path / "student_t" / "student_t.png").stat().st_size > 5000
     monkeypatch.setattr(semi_implicit_fits, "NAMES", ("two modes",))
-    words += ["--draws=2", "--restarts=2", "--samples=200", "--mixing=50"]
+    words += ["--draws=2", "--samples=200", "--mixing=50"]
     status, printed = type_it(monkeypatch, capsys, semi_implicit, *words)
     assert status == 0, printed
     with (tmp_path / "semi_implicit" / "semi_implicit.csv").open() as stream:

@@ -1,6 +1,5 @@
 """Posteriors beside one another: the table, its files and its picture."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +8,18 @@ import numpy as np
 from experiments.shared.datasets import data_caption
 from experiments.shared.display import console, counted, print_table
 from experiments.shared.drawing import figure, save
-from experiments.shared.errors import DivergedError
 from experiments.shared.files import make_folder, write_csv, write_json
-from experiments.shared.runner import run_one
-from experiments.shared.table_runs import Cells
+from experiments.shared.table_runs import Cells, status
 
 
 def run_cells(cells: Cells, out: Path, started: float) -> int:
     """Do the remaining runs, then write, draw and print the table; return the exit status."""
     make_folder(out)
-    failed = []
-    for run in cells.distinct():
-        finished = cells.folder(run).progress() == "finished"
-        try:
-            run_one(run, cells.folder(run), cells.data_of(run), started, quiet=finished)
-        except DivergedError as error:
-            console.print(f"{run.name} failed: {error}", style="bold red")
-            failed.append(run.name)
-        started = time.time()
+    failed = cells.finish(started)
     rows = table_rows(cells)
     if rows:
         _write(cells, rows, out)
-    if failed:
-        names = ", ".join(failed)
-        console.print(f"{counted(len(failed), 'run')} failed: {names}", style="bold red")
-    return 1 if failed else 0
+    return status(failed)
 
 
 def table_rows(cells: Cells) -> list[dict[str, Any]]:

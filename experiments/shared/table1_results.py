@@ -1,6 +1,5 @@
 """Table 1: the rows, the paper's orderings, and the files that contain them."""
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -10,40 +9,24 @@ import numpy as np
 import iwae_jax
 from experiments.shared import figures
 from experiments.shared.datasets import data_caption
-from experiments.shared.display import console, counted, print_table, warn
-from experiments.shared.errors import DivergedError
+from experiments.shared.display import console, print_table, warn
 from experiments.shared.files import make_folder, write_atomically, write_csv
 from experiments.shared.intervals import half_width
 from experiments.shared.published import TABLE_1, published
 from experiments.shared.results import PRUNED_IMAGES
-from experiments.shared.runner import run_one
 from experiments.shared.summary import protocol as run_protocol
-from experiments.shared.table_runs import Cell, Cells
+from experiments.shared.table_runs import Cell, Cells, status
 
 
 def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
     """Do the remaining runs, and write the table after each; return the exit status."""
     make_folder(out)
     cells.print_plan()
-    failed = []
-    for run in cells.distinct():
-        finished = cells.folder(run).progress() == "finished"
-        try:
-            run_one(run, cells.folder(run), cells.data_of(run), started, quiet=finished)
-        except DivergedError as error:
-            console.print(f"{run.name} failed: {error}", style="bold red")
-            failed.append(run.name)
-        if not finished:
-            _write(cells, out, command)
-        started = time.time()
+    failed = cells.finish(started, lambda: _write(cells, out, command))
     rows, orderings = _write(cells, out, command)
     _print(cells, rows, orderings)
     console.print(f"written: {out}/table1.md, table1.csv, orderings.csv, table1.png")
-    if failed:
-        console.print(
-            f"{counted(len(failed), 'run')} failed: {', '.join(failed)}", style="bold red"
-        )
-    return 1 if failed else 0
+    return status(failed)
 
 
 def table_rows(cells: Cells) -> list[dict[str, Any]]:

@@ -13,9 +13,10 @@ import iwae_jax
 from experiments.shared.config import Config
 from experiments.shared.datasets import load_data, observations
 from experiments.shared.display import console, counted, duration, print_table
+from experiments.shared.errors import DivergedError
 from experiments.shared.folders import RunFolder, experiment_of
 from experiments.shared.results import WEIGHTS, Keys
-from experiments.shared.runner import initial_state, run_facts
+from experiments.shared.runner import initial_state, run_facts, run_one
 from experiments.shared.saved import read_arrays
 from iwae_jax.data import Dataset
 from iwae_jax.training.checkpoints import Checkpoints
@@ -53,6 +54,22 @@ class Cells:
     def distinct(self) -> list[Config]:
         """Every run once."""
         return list(dict.fromkeys(run for runs in self.runs.values() for run in runs))
+
+    def finish(self, started: float, then: Callable[[], Any] = lambda: None) -> list[str]:
+        """Do the remaining runs, and call ``then`` after each; return the names of those that diverged."""
+        failed = []
+        for run in self.distinct():
+            folder = self.folder(run)
+            finished = folder.progress() == "finished"
+            try:
+                run_one(run, folder, self.data_of(run), started, quiet=finished)
+            except DivergedError as error:
+                console.print(f"{run.name} failed: {error}", style="bold red")
+                failed.append(run.name)
+            if not finished:
+                then()
+            started = time.time()
+        return failed
 
     def print_plan(self) -> None:
         """Print the state of each run, and the time that it takes on this machine."""
@@ -145,3 +162,11 @@ class Cells:
         """log p(x) of each test image of a finished run."""
         file = self.folder(run).path / "test_log_likelihood.npy"
         return read_arrays(file, "log p(x)")["log p(x)"]
+
+
+def status(failed: list[str]) -> int:
+    """The exit status of a table; it names the runs that diverged."""
+    if failed:
+        names = ", ".join(failed)
+        console.print(f"{counted(len(failed), 'run')} failed: {names}", style="bold red")
+    return 1 if failed else 0

@@ -81,7 +81,7 @@ class Fitted:
     def init(self, key: jax.Array) -> tuple[Any, Any]:
         own = self.family.init(key, self.size)
         outputs = {name: jnp.zeros(shape) for name, shape in self.family.heads(self.size)}
-        # Narrow: the drawn means of a semi-implicit q must then spread. From a scale of 1 they stay one point.
+        # Narrow, so that the drawn means of a semi-implicit q have to spread.
         outputs["log_scale"] -= 1.0
         return (), {"own": own, "outputs": outputs}
 
@@ -101,16 +101,42 @@ BATCH, STEPS_OF_A_PASS = 100, 250
 NO_X = np.zeros((BATCH * STEPS_OF_A_PASS, 1), np.float32)
 
 
-def fit(model: Fitted, k: int, passes: int, key: jax.Array) -> iwae_jax.Params:
-    """The parameters of q that climb L_k, by Adam with a cosine from 1e-2."""
+def fit(
+    model: Fitted,
+    k: int,
+    passes: int,
+    key: jax.Array,
+    *,
+    start: iwae_jax.Params | None = None,
+    hold_scale: bool = False,
+) -> iwae_jax.Params:
+    """The parameters of q that climb L_k, by Adam with a cosine from 1e-2.
+
+    Args:
+      model: the target and the family.
+      k: the number of importance samples.
+      passes: passes of `STEPS_OF_A_PASS` steps.
+      key: of the first parameters and of all samples.
+      start: parameters to start from.
+      hold_scale: whether the log-scale stays as it is.
+    """
     init_key, pass_key = jax.random.split(key)
-    rate = optax.cosine_decay_schedule(1e-2, passes * STEPS_OF_A_PASS)
-    state = iwae_jax.TrainState.create(iwae_jax.init(init_key, model), optax.adam(rate))
+    params = iwae_jax.init(init_key, model) if start is None else start
+    optimizer = optax.adam(optax.cosine_decay_schedule(1e-2, passes * STEPS_OF_A_PASS))
+    if hold_scale:
+        optimizer = optax.chain(optimizer, optax.masked(optax.set_to_zero(), _is_log_scale))
+    state = iwae_jax.TrainState.create(params, optimizer)
     for _ in range(passes):
         state, _ = iwae_jax.train_epoch(
             state, NO_X, pass_key, k, batch_size=BATCH, binarization="none"
         )
     return state.params
+
+
+def _is_log_scale(params: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: "log_scale" in jax.tree_util.keystr(path), params
+    )
 
 
 def log_weights(params: iwae_jax.Params, key: jax.Array, count: int) -> np.ndarray:

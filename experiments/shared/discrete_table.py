@@ -1,0 +1,154 @@
+"""Models with binary latents, each trained in its own way: their NLLs beside one another."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+import iwae_jax
+from experiments.shared import drawing
+from experiments.shared.config import Config
+from experiments.shared.datasets import data_caption, observations
+from experiments.shared.display import Display, console, counted, print_table
+from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.results import Keys
+from experiments.shared.runner import restore_run
+from experiments.shared.table_runs import Cell, Cells, status
+from iwae_jax import evaluation
+
+WAYS: dict[str, tuple[str, str]] = {
+    "vimco": ("bernoulli", "vimco"),
+    "rws": ("bernoulli", "rws"),
+    "score": ("bernoulli", "score"),
+    "concrete": ("concrete", "reparam"),
+}
+"""By name: the latents and the gradient estimator."""
+
+BLOCK = 100  # images evaluated at a time
+
+
+def compare(cells: Cells, out: Path, started: float) -> int:
+    """Do the remaining runs, then evaluate, write, draw and print; return the exit status."""
+    make_folder(out)
+    failed = cells.finish(started)
+    found: dict[Cell, list[dict[str, Any]]] = {}
+    done = [
+        cell
+        for cell, runs in cells.runs.items()
+        if all(cells.folder(run).progress() == "finished" for run in runs)
+    ]
+    with Display(
+        "evaluating as binary models", sum(len(cells.runs[c]) for c in done), unit="run"
+    ) as display:
+        for cell in done:
+            for run in cells.runs[cell]:
+                found.setdefault(cell, []).append(measured(cells, run))
+                display.advance(f"NLL {found[cell][-1]['nll']:.2f}")
+    if found:
+        _write(cells, table_rows(found), out)
+    return status(failed)
+
+
+def measured(cells: Cells, run: Config) -> dict[str, Any]:
+    """The NLL of a finished run's parameters as a binary model, and the run's own NLL and bound."""
+    config, data, params = restore_run(cells.folder(run).path, run.data.data_dir)
+    keys = Keys.of(config)
+    x = observations(config, data, data.test[: config.evaluation.eval_images], keys.test_pixels)
+    log_p = binary_likelihood(params, x, keys.test, config.evaluation.eval_k)
+    own = cells.summary(run) or {}
+    return {
+        "nll": -float(log_p.mean()),
+        "own_nll": own["test_nll"],
+        "bound": own["test_bound"],
+        "pareto_k_high": own["pareto_k_high"],
+    }
+
+
+def binary_likelihood(params: iwae_jax.Params, x: jax.Array, key: jax.Array, k: int) -> np.ndarray:
+    """L_k of each datum, with the latents of the same log-odds drawn as 0 or 1, nats."""
+    model = replace(params.model, latents="bernoulli")
+    binary = iwae_jax.Params(params.generative, params.recognition, model)
+    values = evaluation.log_likelihood(binary, x, key, k, batch_size=BLOCK)
+    return np.asarray(values, np.float64)
+
+
+def table_rows(found: dict[Cell, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each cell; ``difference``: the NLL minus the first way's at the same k, paired by seed."""
+    first = next(iter(found))[1]
+    rows = []
+    for (dataset, way, layers, k), runs in found.items():
+        nll = np.array([run["nll"] for run in runs])
+        high = [run["pareto_k_high"] for run in runs]
+        row: dict[str, Any] = {
+            "way": way,
+            "k": k,
+            "seeds": len(runs),
+            "nll": float(nll.mean()),
+            "own_nll": float(np.mean([run["own_nll"] for run in runs])),
+            "bound": float(np.mean([run["bound"] for run in runs])),
+            "pareto_k_high": None if None in high else float(np.mean(high)),
+            "difference": None,
+            "standard_error": None,
+        }
+        base = found.get((dataset, first, layers, k))
+        if base is not None and way != first:
+            difference = nll - np.array([run["nll"] for run in base])
+            row["difference"] = float(difference.mean())
+            if len(runs) > 1:
+                row["standard_error"] = float(difference.std(ddof=1) / np.sqrt(len(runs)))
+        rows.append(row)
+    return rows
+
+
+def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
+    run = cells.distinct()[0]
+    data = cells.data_of(run)
+    count = counted(run.evaluation.eval_images or len(data.test), "image")
+    passes, k = counted(run.recipe(len(data.train)).passes, "pass"), run.evaluation.eval_k
+    caption = (
+        f"{data_caption(run, data)}; test split, first {count}; {passes}; {counted(rows[0]['seeds'], 'seed')}; "
+        f"{run.network.latent_sizes[0]} binary latents; NLL: -L_{k} of the binary model"
+    )
+    write_csv(out / "discrete.csv", rows)
+    write_json(out / "discrete.json", {"about": caption, "rows": rows})
+    drawing.save(_drawing(rows), out / "discrete.png", caption)
+    print_table(
+        f"binary latents: NLL (-L_{k}) of the binary model, nats; difference paired by seed",
+        ("trained by", "k", "NLL", "difference", "±", "NLL of the model trained", "bound"),
+        [
+            (
+                row["way"], str(row["k"]), f"{row['nll']:.2f}",
+                "" if row["difference"] is None else f"{row['difference']:+.2f}",
+                "" if row["standard_error"] is None else f"{row['standard_error']:.2f}",
+                f"{row['own_nll']:.2f}", f"{row['bound']:.2f}",
+            )
+            for row in rows
+        ],
+    )  # fmt: skip
+    console.print(f"{caption}\nwritten: {out}/discrete.csv, discrete.json, discrete.png")
+
+
+def _drawing(rows: list[dict[str, Any]]) -> Any:
+    """The NLL of each way, a colour for each k."""
+    figure = drawing.figure(6.4, 3.6)
+    axes = figure.add_subplot()
+    names = list(dict.fromkeys(row["way"] for row in rows))
+    numbers = list(dict.fromkeys(row["k"] for row in rows))
+    width = 0.8 / len(numbers)
+    for place, k in enumerate(numbers):
+        own = [row for row in rows if row["k"] == k]
+        shift = (place - (len(numbers) - 1) / 2) * width
+        axes.bar(
+            [names.index(row["way"]) + shift for row in own], [row["nll"] for row in own], width,
+            yerr=[row["standard_error"] or 0.0 for row in own], label=f"k = {k}", capsize=3,
+        )  # fmt: skip
+    values = [row["nll"] for row in rows]
+    room = 0.2 * (max(values) - min(values)) + 0.5
+    axes.set_ylim(min(values) - room, max(values) + room)
+    axes.set_xticks(range(len(names)), names)
+    axes.set(ylabel="NLL of the binary model, nats (the axis does not start at 0)")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.2, axis="y")
+    return figure
