@@ -49,10 +49,8 @@ class Arguments:
         check_rising("k", self.k, first=1)
         check_least(self, passes=1, samples=2 * max(self.k))
         check_positive(self, "df", "scale")
-        if self.df <= 2:
-            raise UsageError(
-                f"Expected --df above 2, where the variance is finite, got {self.df:g}."
-            )
+        if self.df <= 4:
+            raise UsageError(f"Expected --df above 4, got {self.df:g}.")
         check_seeds(self.seed)
 
 
