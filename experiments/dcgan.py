@@ -10,8 +10,8 @@ normalisation and ReLU, the discriminator with LeakyReLU, the IWAE with group no
 - walks and arithmetic (three exemplars averaged) in latent space, samples, and the first kernels
 
 The IWAE is a run of experiments.mnist, in its folder. Rerun the command to resume both. Writes dcgan.json,
-adversarial.csv, samples.png, walks.png, arithmetic.png, filters.png and losses.png to OUT_DIR/dcgan/NAME. Needs
-the extra iwae_jax[annealing]. Takes about 15 minutes on two cores.
+adversarial.csv, samples.png, walks.png, arithmetic.png, filters.png and losses.png to a folder of
+OUT_DIR/dcgan. Needs the extra iwae_jax[annealing]. Takes about 15 minutes on two cores.
 """
 
 import time
@@ -57,7 +57,7 @@ class Arguments:
     """Seed of all randomness."""
     data: DataFlags = field(default_factory=DataFlags)
     out_dir: str = "runs"
-    """Write run folders to OUT_DIR/DATASET/NAME, and the results to OUT_DIR/dcgan/NAME."""
+    """Write run folders to OUT_DIR/DATASET/NAME, and the results to a folder in OUT_DIR/dcgan."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""

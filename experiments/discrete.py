@@ -5,7 +5,7 @@
 
 Every run has the same network, recipe and passes. VIMCO (Mnih and Rezende 2016), reweighted wake-sleep and the
 plain score function train the binary model itself. The Concrete relaxation trains a continuous one: the table
-has the NLL of its parameters as a binary model, and the NLL of the continuous model, which is another model's.
+has the NLL of its parameters as a binary model. The continuous model's own NLL is not comparable with it.
 The first way is the baseline: differences from it are paired by seed. Each run is one of experiments.mnist, in
 its folder: finished runs are kept, and the command resumes the others. Writes discrete.csv, discrete.json and
 discrete.png to OUT_DIR/discrete. Takes about 20 minutes on two cores.

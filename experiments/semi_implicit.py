@@ -25,7 +25,7 @@ class Arguments:
     draws: int = 20
     """Further draws of psi in training, J."""
     passes: int = 12
-    """Passes of 250 steps of 100 samples, of each fit."""
+    """Passes of 250 steps of 100 samples, of each fit, at least 2."""
     samples: int = 20_000
     """Samples of each bound."""
     mixing: int = 4000
@@ -37,7 +37,7 @@ class Arguments:
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
-        check_least(self, draws=1, passes=1, samples=100, mixing=10)
+        check_least(self, draws=1, passes=2, samples=100, mixing=10)
         check_seeds(self.seed)
 
 

@@ -3,9 +3,10 @@
     python -m experiments.student_t
 
 Reproduces the finding of Domke and Sheldon (2018). With one sample the ELBO prefers a q near one mode. With
-more samples L_k prefers a q between the modes, with heavy tails: the gap -L_k falls as the variance of the
-weights over 2 k, and heavy tails keep that variance small. Four fixed q, and q of both families trained for
-each k. Writes student_t.csv and student_t.png to OUT_DIR/student_t. Takes about two minutes on two cores.
+more samples L_k prefers a q between the modes. For large k the gap -L_k is the variance of the weights over
+2 k, and heavy tails keep that variance small where a normal q misses a mode. Four fixed q, and q of both
+families trained for each k. Writes student_t.csv and student_t.png to OUT_DIR/student_t. Takes about two
+minutes on two cores.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,7 @@ class Arguments:
     passes: int = 4
     """Passes of 250 steps of 100 bounds, of each trained q."""
     samples: int = 200_000
-    """Samples of each bound, at least the largest k."""
+    """Samples of each bound, at least twice the largest k."""
     seed: int = 0
     """Seed of all randomness."""
     out_dir: str = "runs"

@@ -1,6 +1,5 @@
 """Convolutional networks: the layers against JAX's own convolutions, and the models made of them."""
 
-import itertools
 from typing import Any
 
 import flax.linen as nn
@@ -83,18 +82,18 @@ def test_an_encoder_and_a_decoder_mirror_each_other():
     assert found["hidden_0"]["kernel"] == (4, 4, 1, 4)
     assert found["hidden_1"]["kernel"] == (4, 4, 4, 8)
     assert found["mean"]["kernel"] == found["log_scale"]["kernel"] == (3 * 2 * 8, 2)
-    decoder = network(hidden_sizes=(8, 4), heads=(("logits", (9, 6)),))
+    decoder: Any = network.in_role("decoder")(hidden_sizes=(8, 4), heads=(("logits", (9, 6)),))
     found = layers_of(decoder, (2,))
     assert found["hidden_0"]["kernel"] == (2, 3 * 2 * 8)
     assert found["hidden_1"]["kernel"] == (4, 4, 8, 4)
     assert found["logits"]["kernel"] == (4, 4, 4, 1) and found["logits_bias"] == (9, 6)
-    between = network(hidden_sizes=(7,), heads=(("mean", (3,)),))
-    assert layers_of(between, (2,))["mlp"]["hidden_0"]["kernel"] == (2, 7)
+    between = network.in_role("between")(hidden_sizes=(7,), heads=(("mean", (3,)),))
+    assert layers_of(between, (2,))["hidden_0"]["kernel"] == (2, 7)
 
 
 def test_an_image_moves_with_the_smallest():
     """By four pixels for one, through two layers, away from the edges: what makes it a convolution."""
-    decoder = ConvNet((16, 16, 1), (3, 2), (("logits", (16, 16)),))
+    decoder = ConvNet((16, 16, 1), (3, 2), (("logits", (16, 16)),), up=True)
     variables: Any = decoder.init(KEY, jnp.zeros(2))
     spot = jnp.abs(draw(3)) + 1.0
     places = jnp.zeros((2, 4, 4, 3)).at[0, 1, 1].set(spot).at[1, 2, 1].set(spot)
@@ -143,7 +142,7 @@ def test_batch_normalisation_is_of_the_batch_in_training_alone():
     """With train, a hidden layer has mean 0 and variance 1 over data, rows and columns. Without, nothing of
     one datum depends on another, and the running statistics move by a tenth.
     """
-    decoder = ConvNet((8, 8, 1), (6, 4), (("logits", (8, 8)),), "relu", norm="batch")
+    decoder = ConvNet((8, 8, 1), (6, 4), (("logits", (8, 8)),), "relu", norm="batch", up=True)
     variables: Any = decoder.init(KEY, jnp.zeros(3))
     apply: Any = decoder.apply
     z = 3.0 * draw(50, 3) + 2.0
@@ -235,12 +234,54 @@ def test_what_is_no_image_is_refused(shape, options):
         image_of(shape, **options)
 
 
+def kernels(tree: Any) -> list[tuple[int, ...]]:
+    """The shapes of all kernels with four axes."""
+    return [leaf.shape for leaf in jax.tree.leaves(tree) if leaf.ndim == 4]
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((64,), {"likelihood": "categorical:levels=4"}),
+        ((8, 8, 3), {"likelihood": "discretised_logistic:levels=16"}),
+        ((64,), {"latent_sizes": (64,)}),  # as many latents as pixels
+        ((64,), {"latent_sizes": (8,), "latents": "categorical:classes=8"}),  # read as 64 numbers
+        (
+            (64,),
+            {"latent_sizes": (64, 64), "hidden_sizes": ((4, 6), (5,)), "posterior": "full_normal"},
+        ),
+        ((8, 8), {"prior": "vamp:inputs=3", "precision": "bfloat16"}),
+    ],
+)
+def test_networks_next_to_x_are_convolutional_and_no_others(shape, options):
+    """Whatever the sizes of latents and heads are."""
+    values = {"latent_sizes": (5,), "hidden_sizes": ((4, 6),)} | options
+    config = iwae_jax.ModelConfig(shape, network="conv", **values)
+    params = iwae_jax.init(KEY, config)
+    colours = shape[2] if len(shape) == 3 else 1
+    assert set(kernels(params.recognition[0])) == {(4, 4, colours, 4), (4, 4, 4, 6)}
+    assert kernels(params.recognition[1:]) == kernels(params.generative["prior"]) == []
+    drawn = kernels(params.generative["likelihood"])
+    assert (4, 4, 6, 4) in drawn and {k[:3] for k in drawn} == {(4, 4, 6), (4, 4, 4)}
+    levels = getattr(config.parts.likelihood, "levels", 2)
+    x = jnp.zeros((2, *shape)) if levels == 2 else jnp.full((2, *shape), 1 / (levels - 1))
+    estimator = "vimco" if config.is_discrete else "reparam"
+    assert np.isfinite(iwae_jax.bound(params, x, KEY, 3, gradient=estimator)).all()
+
+
 def test_bad_networks_are_refused():
-    for image, norm in itertools.product([(4, 4), (4, 4, 0)], ["none"]):
+    for image in [(4, 4), (4, 4, 0)]:
         with pytest.raises(ValueError, match="Expected image to be"):
-            Convolutional(image, norm)  # type: ignore[arg-type]
+            Convolutional(image)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Expected norm to be one of"):
         Convolutional((4, 4, 1), "layer")
+    with pytest.raises(ValueError, match="Expected role to be one of"):
+        Convolutional((4, 4, 1), role="middle")
+    with pytest.raises(ValueError, match="to have hidden layers, got none"):
+        iwae_jax.init(KEY, iwae_jax.ModelConfig((16,), (2,), ((),), network="conv"))
+    decoder: Any = Convolutional((4, 4, 1), role="decoder")
+    with pytest.raises(ValueError, match="Expected heads of images"):
+        decoder(hidden_sizes=(3,), heads=(("logits", (15,)),))
 
 
 def test_a_normal_likelihood_with_a_logit_link():

@@ -47,37 +47,42 @@ def test_the_generator_learns_the_only_image_there_is(tmp_path):
     assert facts[-1]["accuracy"] > 0.9 and facts[-1]["discriminator_loss"] < 0.5
 
 
-def test_each_player_moves_in_its_own_loss_alone():
-    """With the other's slope cut, a step changes neither more nor less."""
+def is_adams_first_step(before: Any, after: Any, slope: Any) -> None:
+    """The rate times minus the sign of the slope."""
+    for old, new, g in zip(*map(jax.tree.leaves, (before, after, slope)), strict=True):
+        clear = np.abs(np.asarray(g)) > 1e-4
+        step = (np.asarray(new) - np.asarray(old))[clear]
+        np.testing.assert_allclose(step, -2e-4 * np.sign(np.asarray(g)[clear]), atol=1e-5)
+
+
+def test_a_step_moves_each_player_down_its_own_loss():
+    """The discriminator first; the generator under the discriminator that has moved."""
     made = game()
     players = made.start(KEY)
     x = jnp.asarray(STRIPES[:20] / 255, jnp.float32)
     moved, facts = jax.jit(lambda p: adversarial.step(made, p, x, KEY))(players)
-    z = jax.random.normal(jax.random.split(KEY)[0], (20, 3))
-    drawn, _ = made.images(players.generator, z)
+    z = [jax.random.normal(key, (20, 3)) for key in jax.random.split(KEY)]
+    drawn, _ = made.images(players.generator, z[0])
 
-    def loss(weights):
+    def discriminators(weights):
         variables = {**players.discriminator, "params": weights}
         real, _ = made.logits(variables, x)
         other, _ = made.logits(variables, drawn)
         return -jnp.mean(jax.nn.log_sigmoid(real)) - jnp.mean(jnp.log1p(-jax.nn.sigmoid(other)))
 
-    value, slope = jax.value_and_grad(loss)(players.discriminator["params"])
-    np.testing.assert_allclose(facts["discriminator_loss"], value, rtol=1e-4)
-    # Adam's first step is the rate times the sign of the slope.
-    for before, after, g in zip(
-        jax.tree.leaves(players.discriminator["params"]),
-        jax.tree.leaves(moved.discriminator["params"]),
-        jax.tree.leaves(slope),
-        strict=True,
-    ):
-        clear = np.abs(g) > 1e-4
-        step = (np.asarray(after) - np.asarray(before))[clear]
-        np.testing.assert_allclose(step, -2e-4 * np.sign(np.asarray(g)[clear]), atol=1e-5)
-    changed: Any = jax.tree.map(
-        lambda a, b: not np.array_equal(a, b), players.generator, moved.generator
-    )
-    assert changed["params"]["hidden_1"]["kernel"] and changed["batch_stats"]["norm_0"]["mean"]
+    def generators(weights):
+        images, _ = made.images({**players.generator, "params": weights}, z[1])
+        logits, _ = made.logits(moved.discriminator, images)
+        return -jnp.mean(jax.nn.log_sigmoid(logits))
+
+    for name, loss in (("discriminator", discriminators), ("generator", generators)):
+        before, after = (getattr(p, name)["params"] for p in (players, moved))
+        value, slope = jax.value_and_grad(loss)(before)
+        if name == "discriminator":
+            np.testing.assert_allclose(facts["discriminator_loss"], value, rtol=1e-4)
+        is_adams_first_step(before, after, slope)
+    statistics = (p.generator["batch_stats"]["norm_0"]["mean"] for p in (players, moved))
+    assert not np.array_equal(*statistics)
 
 
 def test_a_killed_training_ends_as_one_left_alone(tmp_path, monkeypatch):
@@ -139,7 +144,8 @@ def test_the_command_writes_what_it_prints_and_resumes(monkeypatch, capsys, tmp_
     words = [*WORDS, f"--out-dir={tmp_path}"]
     status, printed = type_it(monkeypatch, capsys, dcgan, *words)
     assert status == 0, printed
-    (out,) = (tmp_path / "dcgan").iterdir()
+    (file,) = (tmp_path / "dcgan").rglob("dcgan.json")
+    out = file.parent
     found = json.loads((out / "dcgan.json").read_text())
     gan, iwae = found["likelihoods"]
     assert (gan["model"], iwae["model"]) == ("DCGAN", "IWAE")
@@ -159,6 +165,10 @@ def test_the_command_writes_what_it_prints_and_resumes(monkeypatch, capsys, tmp_
     status, again = type_it(monkeypatch, capsys, dcgan, *words)
     assert status == 0 and "pass 2 of 2 is done" in again and "\ntraining: pass" not in again
     assert json.loads((out / "dcgan.json").read_text()) == found
+    made_of = out.parent / "made_of.json"
+    made_of.write_text(made_of.read_text().replace('"data": "', '"data": "0'))
+    status, refused = type_it(monkeypatch, capsys, dcgan, *words)
+    assert status == 2 and "use another --out-dir" in " ".join(refused.split())
 
 
 @pytest.mark.parametrize(

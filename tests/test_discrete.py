@@ -62,7 +62,7 @@ def test_a_relaxed_model_is_evaluated_as_a_binary_one():
 
 def test_differences_are_paired_by_seed_and_k():
     def runs(values):
-        return [{"nll": v, "own_nll": v, "bound": -v, "pareto_k_high": 0.5} for v in values]
+        return [{"nll": v, "own_nll": v, "bound": -v, "own_pareto_k_high": 0.5} for v in values]
 
     found = {
         ("mnist", "vimco", 1, 5): runs([100.0, 110.0]),
@@ -70,12 +70,15 @@ def test_differences_are_paired_by_seed_and_k():
         ("mnist", "rws", 1, 5): runs([101.0, 113.0]),
         ("mnist", "rws", 1, 10): runs([49.0, 59.0]),
     }
-    rows = {(row["way"], row["k"]): row for row in discrete_table.table_rows(found)}
+    rows = {(row["way"], row["k"]): row for row in discrete_table.table_rows(found, "vimco")}
     assert rows["vimco", 5]["difference"] is None and rows["vimco", 5]["nll"] == 105.0
     assert rows["rws", 5]["difference"] == pytest.approx(2.0)
     assert rows["rws", 5]["standard_error"] == pytest.approx(1.0)
     assert rows["rws", 10]["difference"] == pytest.approx(-1.0)
     assert rows["rws", 10]["standard_error"] == pytest.approx(0.0)
+    for k in (5, 10):  # diverged: no other way takes its place
+        del found["mnist", "vimco", 1, k]
+    assert all(row["difference"] is None for row in discrete_table.table_rows(found, "vimco"))
 
 
 def test_the_command_writes_what_it_prints_and_resumes(monkeypatch, capsys, tmp_path):

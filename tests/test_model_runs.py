@@ -78,7 +78,7 @@ def test_a_run_of_any_model_resumes_and_is_evaluated(run, monkeypatch, capsys, t
         ("--kl-weight=0.5 --gradient=vimco", "takes beta, such as 'reparam', got 'vimco'"),
         ("--network=conv:rows=7", "--network=conv without rows and channels"),
         ("--network=conv:norm=layer", "Expected norm to be one of"),
-        ("--network=conv --latent-sizes=784", "latents from images by their size, got (784,)"),
+        ("--network=conv:norm=batch", "norm none or group, got batch"),
         ("--posterior=student_t:df=-1", "df to be a number"),
         ("--likelihood=categorical", "--binarization=none with --likelihood=categorical"),
         ("--mmd=inf", "--mmd to be a number"),

@@ -122,7 +122,7 @@ def test_importance_weighting_prefers_a_q_between_the_modes():
 
 
 def test_the_commands_write_what_they_print(monkeypatch, capsys, tmp_path):
-    words = ["--passes=1", f"--out-dir={tmp_path}"]
+    words = ["--passes=2", f"--out-dir={tmp_path}"]
     status, printed = type_it(
         monkeypatch, capsys, student_t, "--k", "1", "4", "--samples=1000", *words
     )
@@ -154,6 +154,7 @@ def test_the_commands_write_what_they_print(monkeypatch, capsys, tmp_path):
         (student_t, ["--df=4"], "Expected --df above 4, got 4"),
         (student_t, ["--k", "5", "2"], "Expected --k to rise"),
         (student_t, ["--samples=60"], "Expected --samples to be at least 100"),
+        (semi_implicit, ["--passes=1"], "Expected --passes to be at least 2"),
         (semi_implicit, ["--draws=0"], "Expected --draws to be at least 1"),
         (semi_implicit, ["--seed=-1"], "seed"),
     ],

@@ -49,12 +49,12 @@ class Game(NamedTuple):
     @classmethod
     def of(cls, config: iwae_jax.ModelConfig, key: jax.Array, data_mean: np.ndarray) -> "Game":
         """The game of a convolutional model with batch normalisation."""
-        network: Any = config.make_network
+        network = config.make_network
         assert isinstance(network, Convolutional)
         (channels,) = config.hidden_sizes
         return cls(
             iwae_jax.init(key, config, data_mean=data_mean),
-            network(
+            network.in_role("decoder")(
                 hidden_sizes=channels[::-1],
                 heads=config.parts.likelihood.heads(config.data_shape),
                 activation=config.activation,
@@ -109,7 +109,6 @@ def step(
     first, second = jax.random.split(key)
     (size,) = game.params.model.latent_sizes
     drawn, _ = game.images(players.generator, jax.random.normal(first, (len(x), size)))
-    drawn = jax.lax.stop_gradient(drawn)
 
     def discriminator_loss(weights: Any) -> Any:
         variables = {**players.discriminator, "params": weights}

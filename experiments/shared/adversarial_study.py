@@ -1,5 +1,6 @@
 """A DCGAN's generator and an IWAE with the same decoder: pictures, features and likelihoods."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,8 @@ import numpy as np
 
 import iwae_jax
 from experiments.shared import drawing, plots
-from experiments.shared.adversarial import Game, Players, train
-from experiments.shared.annealing_run import annealed_likelihood, bound_gaps
+from experiments.shared.adversarial import BATCH, Game, Players, train
+from experiments.shared.annealing_run import annealed_likelihood, bound_gaps, warn_of_few
 from experiments.shared.config import Config
 from experiments.shared.datasets import data_caption, observations
 from experiments.shared.display import console, counted, print_table, warn
@@ -25,6 +26,7 @@ from iwae_jax import evaluation
 from iwae_jax.data import Dataset
 from iwae_jax.models import Convolutional
 
+KEY = 1000  # folded into the seed: small numbers are the keys of the IWAE's run
 STEPS = 10  # images of a walk
 WALKS = 4  # of each model
 SUMS = 3  # of each model
@@ -75,16 +77,20 @@ def compare(run: Config, out_dir: Path, sizes: Sizes, started: float) -> int:
     data, folder = cells.data_of(run), cells.folder(run)
     if not plots.is_image(data.data_shape) or data.has_missing:
         raise UsageError(f"Expected whole images, got {data.origin}.")
+    if len(data.train) < BATCH:
+        raise UsageError(
+            f"Expected at least {BATCH} training images, whose statistics a batch has, got {len(data.train)}."
+        )
     (latents,), (channels,) = run.network.sizes()
     name = f"{Path(run.data.dataset).name}-z{latents}-channels{'_'.join(map(str, channels))}"
     name += f"-passes{sizes.passes}-seed{run.run.seed[0]}"
-    out = make_folder(out_dir / "dcgan" / name)
-    _claim(out, {"data": data.fingerprint, "likelihood": run.network.likelihood})
-    key = jax.random.key(run.run.seed[0])
+    players_folder = make_folder(out_dir / "dcgan" / name)
+    _claim(players_folder, {"data": data.fingerprint})
+    key = jax.random.fold_in(jax.random.key(run.run.seed[0]), KEY)
     game = game_of(run, data, jax.random.fold_in(key, 0))
     try:
         players, facts = train(
-            game, out, data.train, data.maximum, sizes.passes, jax.random.fold_in(key, 1)
+            game, players_folder, data.train, data.maximum, sizes.passes, jax.random.fold_in(key, 1)
         )
         run_one(run, folder, data, started, quiet=folder.progress() == "finished")
     except DivergedError as error:
@@ -92,6 +98,7 @@ def compare(run: Config, out_dir: Path, sizes: Sizes, started: float) -> int:
         return 1
     config, data, params = restore_run(folder.path, run.data.data_dir)
     pair = pair_of(game, players, params)
+    out = make_folder(players_folder / results_name(run, sizes))
     stem = data_caption(
         config,
         data,
@@ -128,6 +135,16 @@ def compare(run: Config, out_dir: Path, sizes: Sizes, started: float) -> int:
     return 0
 
 
+def results_name(run: Config, sizes: Sizes) -> str:
+    """The folder of the results: what the same adversarial training may be compared by."""
+    (k,), path = run.bound.k, sizes.path
+    name = f"beside-k{k}-passes{run.schedule.passes}-{run.network.likelihood}"
+    name += f"-{path['steps']}x{path['leapfrog']}x{path['chains']}-images{sizes.images}"
+    return re.sub(
+        "[^A-Za-z0-9.+_-]", "_", f"{name}-simulated{sizes.simulated}-probe{sizes.probe_images}"
+    )
+
+
 def _claim(out: Path, facts: dict[str, Any]) -> None:
     """Keep what the folder was made of; raise a `UsageError` if it was made of something else."""
     file = out / "made_of.json"
@@ -149,7 +166,7 @@ def game_of(run: Config, data: Dataset, key: jax.Array) -> Game:
 def pair_of(game: Game, players: Players, params: iwae_jax.Params) -> Pair:
     """Both models after training."""
     model = params.model
-    network: Any = model.make_network
+    network = model.make_network
     assert isinstance(network, Convolutional)
     (size,) = model.latent_sizes
     heads = (("mean", (size,)), ("log_scale", (size,)))
@@ -335,15 +352,18 @@ def features(module: Any, variables: Any, x: np.ndarray) -> np.ndarray:
 def _print(results: dict[str, Any]) -> None:
     print_table(
         f"annealed log p(x) of test images, normal pixels of scale {results['observation_scale']:g}, nats",
-        ("", "log p(x)", "± samples", "± images", "gap of the bounds"),
+        ("", "log p(x)", "± samples", "± images", "effective sample size", "gap, simulated data"),
         [
             (
                 row["model"], f"{row['log_p']:.1f}", f"{row['monte_carlo_error']:.2f}",
-                f"{row['split_error']:.1f}", f"{row['gap']:.2f} ± {row['gap_standard_error']:.2f}",
+                f"{row['split_error']:.1f}", f"{row['effective_sample_size']:.1f}",
+                f"{row['gap']:.2f} ± {row['gap_standard_error']:.2f}",
             )
             for row in results["likelihoods"]
         ],
     )  # fmt: skip
+    for row in results["likelihoods"]:
+        warn_of_few(f"{row['model']}: ", row["effective_sample_size"], results["path"]["chains"])
     gain = results["iwae_minus_gan"]
     console.print(
         f"IWAE minus DCGAN, paired by image: {gain['mean']:.1f} ± {gain['standard_error']:.1f} nats"

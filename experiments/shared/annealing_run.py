@@ -114,11 +114,7 @@ def anneal(
             ),
         ],
     )
-    if likelihood.effective_sample_size < 0.2 * chains:
-        warn(
-            f"the effective sample size is {likelihood.effective_sample_size:.1f} of {chains} chains: "
-            "more --steps give a tighter bound."
-        )
+    warn_of_few("", likelihood.effective_sample_size, chains)
     console.print(f"written: {folder.path / name}.json and .png")
     return results
 
@@ -151,3 +147,12 @@ def bound_gaps(params: Any, simulated: int, key: Any, path: dict[str, Any]) -> n
             gaps.append(devices.to_host(pair.upper) - devices.to_host(pair.lower))
             display.advance(f"gap {np.mean(np.concatenate(gaps)):.3f}", 1, number)
     return np.concatenate(gaps).astype(np.float64)
+
+
+def warn_of_few(model: str, size: float, chains: int) -> None:
+    """Warn if few chains carry an estimate."""
+    if size < 0.2 * chains:
+        warn(
+            f"{model}the effective sample size is {size:.1f} of {chains} chains: more --steps give a tighter "
+            "bound."
+        )

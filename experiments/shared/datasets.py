@@ -45,7 +45,7 @@ def _check_values(config: Config, data: Dataset) -> None:
     splits = (data.train, data.validation, data.test)
     smallest = min(float(np.nanmin(x)) for x in splits if len(x)) / data.maximum
     largest = max(float(np.nanmax(x)) for x in splits if len(x)) / data.maximum
-    low, high = config.model(1).data_range
+    low, high = config.model(data.train.shape[1], data.data_shape).data_range
     if smallest < low or largest > high:
         raise UsageError(
             f"Expected data in [{low:g}, {high:g}] for --likelihood={config.network.likelihood}, got "

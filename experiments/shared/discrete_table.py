@@ -47,7 +47,7 @@ def compare(cells: Cells, out: Path, started: float) -> int:
                 found.setdefault(cell, []).append(measured(cells, run))
                 display.advance(f"NLL {found[cell][-1]['nll']:.2f}")
     if found:
-        _write(cells, table_rows(found), out)
+        _write(cells, table_rows(found, next(iter(cells.runs))[1]), out)
     return status(failed)
 
 
@@ -62,7 +62,7 @@ def measured(cells: Cells, run: Config) -> dict[str, Any]:
         "nll": -float(log_p.mean()),
         "own_nll": own["test_nll"],
         "bound": own["test_bound"],
-        "pareto_k_high": own["pareto_k_high"],
+        "own_pareto_k_high": own["pareto_k_high"],
     }
 
 
@@ -74,13 +74,12 @@ def binary_likelihood(params: iwae_jax.Params, x: jax.Array, key: jax.Array, k: 
     return np.asarray(values, np.float64)
 
 
-def table_rows(found: dict[Cell, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each cell; ``difference``: the NLL minus the first way's at the same k, paired by seed."""
-    first = next(iter(found))[1]
+def table_rows(found: dict[Cell, list[dict[str, Any]]], first: str) -> list[dict[str, Any]]:
+    """A row for each cell; ``difference``: the NLL minus that of a way at the same k, paired by seed."""
     rows = []
     for (dataset, way, layers, k), runs in found.items():
         nll = np.array([run["nll"] for run in runs])
-        high = [run["pareto_k_high"] for run in runs]
+        high = [run["own_pareto_k_high"] for run in runs]
         row: dict[str, Any] = {
             "way": way,
             "k": k,
@@ -88,7 +87,7 @@ def table_rows(found: dict[Cell, list[dict[str, Any]]]) -> list[dict[str, Any]]:
             "nll": float(nll.mean()),
             "own_nll": float(np.mean([run["own_nll"] for run in runs])),
             "bound": float(np.mean([run["bound"] for run in runs])),
-            "pareto_k_high": None if None in high else float(np.mean(high)),
+            "own_pareto_k_high": None if None in high else float(np.mean(high)),
             "difference": None,
             "standard_error": None,
         }
@@ -103,9 +102,9 @@ def table_rows(found: dict[Cell, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
-    run = cells.distinct()[0]
+    run, first = cells.distinct()[0], next(iter(cells.runs))[1]
     data = cells.data_of(run)
-    count = counted(run.evaluation.eval_images or len(data.test), "image")
+    count = counted(len(data.test[: run.evaluation.eval_images]), "image")
     passes, k = counted(run.recipe(len(data.train)).passes, "pass"), run.evaluation.eval_k
     caption = (
         f"{data_caption(run, data)}; test split, first {count}; {passes}; {counted(rows[0]['seeds'], 'seed')}; "
@@ -115,7 +114,7 @@ def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
     write_json(out / "discrete.json", {"about": caption, "rows": rows})
     drawing.save(_drawing(rows), out / "discrete.png", caption)
     print_table(
-        f"binary latents: NLL (-L_{k}) of the binary model, nats; difference paired by seed",
+        f"binary latents: NLL (-L_{k}) of the binary model, nats; difference from {first}, paired by seed",
         ("trained by", "k", "NLL", "difference", "±", "NLL of the model trained", "bound"),
         [
             (
@@ -142,7 +141,7 @@ def _drawing(rows: list[dict[str, Any]]) -> Any:
         shift = (place - (len(numbers) - 1) / 2) * width
         axes.bar(
             [names.index(row["way"]) + shift for row in own], [row["nll"] for row in own], width,
-            yerr=[row["standard_error"] or 0.0 for row in own], label=f"k = {k}", capsize=3,
+            label=f"k = {k}",
         )  # fmt: skip
     values = [row["nll"] for row in rows]
     room = 0.2 * (max(values) - min(values)) + 0.5

@@ -91,6 +91,11 @@ class NetworkFlags:
                 "Expected --network=conv without rows and channels, which the data give, got "
                 f"{self.network!r}."
             )
+        if _convolutional(self.network) and "norm=batch" in self.network:
+            raise UsageError(
+                "Expected --network=conv with norm none or group, got batch: only adversarial training, "
+                "experiments.dcgan, moves the statistics of a batch."
+            )
         if min((width for layer in self.hidden_sizes for width in layer), default=1) < 1:
             raise UsageError(f"Expected --hidden-sizes to be at least 1, got {self.hidden_sizes}.")
         for name, sizes in (

@@ -68,7 +68,7 @@ def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
     data = cells.data_of(run)
     count, passes = run.evaluation.eval_images, run.recipe(len(data.train)).passes
     caption = (
-        f"{data_caption(run, data)}; test split, first {counted(count or len(data.test), 'image')}; "
+        f"{data_caption(run, data)}; test split, first {counted(len(data.test[:count]), 'image')}; "
         f"{counted(passes, 'pass')}; {counted(rows[0]['seeds'], 'seed')}; bars: standard errors over seeds, "
         "paired"
     )

@@ -81,9 +81,10 @@ def semi_implicit_fit(name: str, draws: int, passes: int, key: jax.Array) -> iwa
     In the first half of the passes the scale of its normals is held, so that their means spread. Otherwise
     they meet in one point on the cross: the best normal of one scale is a local optimum.
     """
-    model, half = Fitted(name, families.SemiImplicit(draws, NOISE)), max(1, passes // 2)
-    first = fit(model, 1, half, key, hold_scale=True)
-    return fit(model, 1, max(1, passes - half), key, start=first)
+    model, half = Fitted(name, families.SemiImplicit(draws, NOISE)), passes // 2
+    first_key, last_key = jax.random.split(key)
+    first = fit(model, 1, half, first_key, hold_scale=True)
+    return fit(model, 1, passes - half, last_key, start=first)
 
 
 def grid() -> tuple[np.ndarray, np.ndarray]:

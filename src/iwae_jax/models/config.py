@@ -15,7 +15,15 @@ from iwae_jax.models.families import Family
 from iwae_jax.models.likelihoods import LIKELIHOODS, Likelihood, Outputs
 from iwae_jax.models.missing import SeenLikelihood, SeenPosterior
 from iwae_jax.models.naming import by_name, known
-from iwae_jax.models.networks import ACTIVATIONS, NETWORKS, Bias, InPrecision, Network, emit
+from iwae_jax.models.networks import (
+    ACTIVATIONS,
+    NETWORKS,
+    Bias,
+    InPrecision,
+    Network,
+    emit,
+    in_role,
+)
 from iwae_jax.models.posteriors import POSTERIORS, Posterior
 from iwae_jax.models.priors import PRIORS, Prior
 from iwae_jax.models.products import PRECISIONS
@@ -302,7 +310,7 @@ class ModelConfig:
 
     def _decoder(self, bias: Bias = 0.0) -> Any:
         """The network of p(x | z[0]); ``bias`` is that of its first head."""
-        return self.make_network(
+        return in_role(self.make_network, "decoder")(
             hidden_sizes=self.hidden_sizes[0][::-1],
             heads=self.parts.likelihood.heads(self.data_shape),
             activation=self.activation,

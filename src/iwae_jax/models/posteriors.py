@@ -12,7 +12,7 @@ import numpy as np
 
 from iwae_jax.models import families
 from iwae_jax.models.families import Family
-from iwae_jax.models.networks import MLP, Network, emit
+from iwae_jax.models.networks import MLP, Network, emit, in_role
 from iwae_jax.typing import Array, Float, Int, Key, Latents, PyTree
 
 
@@ -200,10 +200,13 @@ class LayeredPosterior:
 
     @property
     def _networks(self) -> tuple[nn.Module, ...]:
+        between = in_role(self.network, "between")
         return tuple(
-            self.network(hidden_sizes=hidden, heads=family.heads(size), activation=self.activation)
-            for hidden, family, size in zip(
-                self.hidden_sizes, self.families, self.latent_sizes, strict=True
+            (between if layer else in_role(self.network, "encoder"))(
+                hidden_sizes=hidden, heads=family.heads(size), activation=self.activation
+            )
+            for layer, (hidden, family, size) in enumerate(
+                zip(self.hidden_sizes, self.families, self.latent_sizes, strict=True)
             )
         )
 

@@ -13,7 +13,7 @@ from iwae_jax.checks import check_positive_int
 from iwae_jax.models import families
 from iwae_jax.models.distributions import normal_log_prob
 from iwae_jax.models.families import Family
-from iwae_jax.models.networks import MLP, Network, emit
+from iwae_jax.models.networks import MLP, Network, emit, in_role
 from iwae_jax.typing import Array, Float, Key, Latents, PyTree
 
 
@@ -161,8 +161,9 @@ class LayeredPrior:
 
     @property
     def _networks(self) -> tuple[nn.Module, ...]:
+        between = in_role(self.network, "between")
         return tuple(
-            self.network(hidden_sizes=hidden, heads=family.heads(size), activation=self.activation)
+            between(hidden_sizes=hidden, heads=family.heads(size), activation=self.activation)
             for hidden, family, size in zip(
                 self.hidden_sizes, self.families, self.latent_sizes, strict=False
             )

@@ -23,8 +23,9 @@ class Normal:
     Attributes:
       scale: the fixed scale (standard deviation) of every pixel; ``"shared"`` learns one number for all
         pixels; None learns a scale for each pixel as a function of z.
-      link: ``"identity"``; or ``"logit"``, a network's output is the logit of the mean, which then lies in
-        (0, 1), for images in [0, 1] (DCGAN's tanh, for images in [-1, 1], is the same function of other units).
+      link: ``"identity"``; or ``"logit"``: the network gives the logit of the mean, which then lies in (0, 1),
+        for images in [0, 1]. DCGAN's tanh, for images in [-1, 1], is the same up to scale:
+        tanh(a) = 2 sigmoid(2 a) - 1.
 
     Raises:
       ValueError: if scale is neither None, ``"shared"`` nor a positive number, or the link is not known.

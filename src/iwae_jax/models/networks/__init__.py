@@ -1,6 +1,5 @@
 """Networks: Flax modules from an input to raw heads, for one datum or one sample."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from iwae_jax.models.networks.base import (
     InPrecision,
     Network,
     emit,
+    in_role,
     normal_heads,
 )
 from iwae_jax.models.networks.convolutional import ConvNet, Convolutional, image_of
@@ -24,13 +24,7 @@ def _mlp(config: Any) -> Network:
 
 
 def _conv(config: Any, norm: str = "none", rows: int = 0, channels: int = 0) -> Network:
-    image = image_of(config.data_shape, rows, channels)
-    if math.prod(image) in config.latent_sizes:
-        raise ValueError(
-            f"Expected latent_sizes other than the number of pixels, {math.prod(image)}, for network 'conv', "
-            f"which tells latents from images by their size, got {config.latent_sizes}."
-        )
-    return Convolutional(image, norm)
+    return Convolutional(image_of(config.data_shape, rows, channels), norm)
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {"mlp": _mlp, "conv": _conv}
@@ -49,5 +43,6 @@ __all__ = [
     "Network",
     "emit",
     "image_of",
+    "in_role",
     "normal_heads",
 ]

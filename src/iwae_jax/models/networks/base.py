@@ -113,6 +113,15 @@ Network = Callable[..., nn.Module]
 keyword precision too if it is to make modules of another precision than float32."""
 
 
+def in_role(network: Network, role: str) -> Network:
+    """The network for a place in the model: ``"encoder"``, ``"decoder"`` of x, or ``"between"`` latents.
+
+    A network whose modules differ by place has a method ``in_role``; any other is the same everywhere.
+    """
+    make: Any = getattr(network, "in_role", None)
+    return network if make is None else make(role)
+
+
 @dataclass(frozen=True)
 class InPrecision:
     """A `Network` that makes another network's modules with a precision of the products."""
@@ -129,3 +138,7 @@ class InPrecision:
 
     def __call__(self, **keywords: Any) -> nn.Module:
         return self.network(precision=self.precision, **keywords)
+
+    def in_role(self, role: str) -> Network:
+        """The other network's for that place, in the same precision."""
+        return InPrecision(in_role(self.network, role), self.precision)

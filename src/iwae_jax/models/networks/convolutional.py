@@ -1,22 +1,23 @@
 """Networks without pooling: strided convolutions from an image, fractionally strided ones to an image.
 
-Both are a rearrangement and one matrix product, `products.affine`. With XLA's own convolutions, whose
-fractional strides are slow on CPUs, a training step takes 11 (k = 1) to 20 (k = 5) times as long.
+Both are a rearrangement and one matrix product, `products.affine`. XLA's own convolutions are slow on CPUs
+where strides are fractional, as they are in each backward pass: docs/recipes.md has the times of a step.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax.numpy as jnp
 from flax.linen.dtypes import promote_dtype
 
 from iwae_jax.checks import check_positive_int
-from iwae_jax.models.networks.base import ACTIVATIONS, MLP, Affine, Bias, Heads
+from iwae_jax.models.networks.base import ACTIVATIONS, MLP, Affine, Bias, Heads, Network
 from iwae_jax.models.products import affine
 from iwae_jax.typing import Array, Float
 
 NORMS = ("none", "group", "batch")
+ROLES = ("encoder", "decoder")
 _KERNEL = 4  # rows and columns of a kernel; the stride is half of it
 _GROUPS = 8  # of group normalisation, or fewer where channels are fewer
 
@@ -107,22 +108,23 @@ class Convolution(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """Strided convolutions if the input is an image, fractionally strided ones if the first head is one.
+    """Strided convolutions from an image, or fractionally strided ones to an image.
 
     Each hidden layer halves or doubles rows and columns. There is no pooling, and no fully connected hidden
-    layer: only the map between the smallest image and z is a whole matrix. A network between two layers of
-    latents is an `MLP` of the same widths.
+    layer: only the map between the smallest image and z is a whole matrix.
 
     Attributes:
       image: the shape of the images.
       hidden_sizes: the channels of each hidden layer.
-      heads: the name and the shape of each head.
+      heads: the name and the shape of each head. Of a decoder each head has one or more numbers for each
+        number of the image.
       activation: a name in `ACTIVATIONS`.
       bias: the initial bias of the first head.
       precision: that of the products, a name in `products.PRECISIONS`.
       norm: ``"none"``; ``"group"``, group normalisation of each hidden layer but the one that reads the image;
         or ``"batch"``, batch normalisation of the same layers. For one datum the latter takes the running
         statistics, which are variables of the collection ``batch_stats``.
+      up: whether the heads are images; otherwise the input is one.
 
     Reference:
       Radford, Metz and Chintala, Unsupervised Representation Learning with Deep Convolutional Generative
@@ -136,26 +138,22 @@ class ConvNet(nn.Module):
     bias: Bias = 0.0
     precision: str = "float32"
     norm: str = "none"
+    up: bool = False
 
     @nn.compact
     def __call__(self, inputs: Float[Array, "..."], train: bool = False) -> dict[str, Array]:
         """The raw outputs by head.
 
         Args:
-          inputs: an image, flat or not, or latents.
+          inputs: an image, flat or not; or, of a decoder, latents.
           train: whether batch normalisation takes the statistics of the batch, over the axis ``"batch"`` of a
             `jax.vmap`, and moves its running statistics.
         """
-        if inputs.size == math.prod(self.image):
-            return self._linear_heads(self._down(inputs, train))
-        if math.prod(self.heads[0][1]) == math.prod(self.image) and self.hidden_sizes:
-            return self._image_heads(self._up(inputs, train))
-        mlp = MLP(
-            self.hidden_sizes, self.heads, self.activation, self.bias, self.precision, name="mlp"
-        )
-        return mlp(inputs)
+        if self.up:
+            return self._image_heads(self._from_smallest(inputs, train))
+        return self._linear_heads(self._to_smallest(inputs, train))
 
-    def _down(self, inputs: Array, train: bool) -> Array:
+    def _to_smallest(self, inputs: Array, train: bool) -> Array:
         """From an image to the smallest one."""
         hidden = inputs.reshape(self.image)
         for i, width in enumerate(self.hidden_sizes):
@@ -163,7 +161,7 @@ class ConvNet(nn.Module):
             hidden = self._activate(layer(hidden), i, train, normalised=i > 0)
         return hidden
 
-    def _up(self, inputs: Array, train: bool) -> Array:
+    def _from_smallest(self, inputs: Array, train: bool) -> Array:
         """From latents to the last hidden layer, of half the rows and columns of the image."""
         sizes = self._sizes()
         smallest = (*sizes[0], self.hidden_sizes[0])
@@ -228,14 +226,15 @@ class ConvNet(nn.Module):
 
 @dataclass(frozen=True)
 class Convolutional:
-    """A `Network` of `ConvNet` modules.
+    """A `Network`: `ConvNet` modules next to x, and an `MLP` of the same widths between latents.
 
     Attributes:
       image: rows, columns and channels.
       norm: a name in `NORMS`.
+      role: ``"encoder"`` or ``"decoder"``; see `in_role`.
 
     Raises:
-      ValueError: if a size is not a positive int, or the norm is not known.
+      ValueError: if a size is not a positive int, or a name is not known.
 
     Example:
       >>> import jax, iwae_jax
@@ -249,14 +248,22 @@ class Convolutional:
 
     image: Image
     norm: str = "none"
+    role: str = "encoder"
 
     def __post_init__(self):
         sizes = tuple(check_positive_int("image", size) for size in self.image)
         if len(sizes) != 3:
             raise ValueError(f"Expected image to be (rows, columns, channels), got {self.image}.")
         object.__setattr__(self, "image", sizes)
-        if self.norm not in NORMS:
-            raise ValueError(f"Expected norm to be one of {NORMS}, got {self.norm!r}.")
+        for name, known in (("norm", NORMS), ("role", ROLES)):
+            if getattr(self, name) not in known:
+                raise ValueError(
+                    f"Expected {name} to be one of {known}, got {getattr(self, name)!r}."
+                )
+
+    def in_role(self, role: str) -> Network:
+        """The network of an encoder, of a decoder, or between latents."""
+        return MLP if role == "between" else replace(self, role=role)
 
     def __call__(
         self,
@@ -267,7 +274,21 @@ class Convolutional:
         bias: Bias = 0.0,
         precision: str = "float32",
     ) -> ConvNet:
-        return ConvNet(self.image, hidden_sizes, heads, activation, bias, precision, self.norm)
+        if not hidden_sizes:
+            raise ValueError("Expected a convolutional network to have hidden layers, got none.")
+        numbers = math.prod(self.image)
+        if self.role == "decoder" and any(math.prod(shape) % numbers for _, shape in heads):
+            raise ValueError(f"Expected heads of images {self.image}, got {heads}.")
+        return ConvNet(
+            self.image,
+            hidden_sizes,
+            heads,
+            activation,
+            bias,
+            precision,
+            self.norm,
+            up=self.role == "decoder",
+        )
 
 
 def image_of(data_shape: tuple[int, ...], rows: int = 0, channels: int = 0) -> Image:
