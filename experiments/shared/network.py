@@ -74,8 +74,7 @@ class NetworkFlags:
     posterior: Annotated[str, choices(models.POSTERIORS)] = "normal"
     """Distribution of real z given x. With options: student_t:df=3."""
     network: Annotated[str, choices(models.NETWORKS)] = "mlp"
-    """Network of each distribution. conv: convolutions next to x; its hidden sizes there are channels. With
-    options: conv:norm=group."""
+    """Network of each distribution. With options: conv:norm=group."""
     activation: Annotated[str, choices(models.ACTIVATIONS)] = "tanh"
     """Activation of the hidden layers."""
     missing: Annotated[bool, SWITCH] = False

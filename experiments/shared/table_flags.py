@@ -1,11 +1,12 @@
 """Flags that the commands of the paper's tables share."""
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from experiments.shared.checks import check_least
 from experiments.shared.config import Config, Precision
-from experiments.shared.flags import Images, SourceFlags, optional
+from experiments.shared.flags import Images, SourceFlags, choices, optional
+from iwae_jax.training.recipes import LOSSES
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class TableFlags:
 
     passes: Annotated[int | None, optional("INT", "that of --preset")] = None
     """Passes over the data. In table2: passes of the first part."""
-    loss: Literal["mean", "sum"] | None = None
+    loss: Annotated[str | None, choices(LOSSES, "that of --preset")] = None
     """Loss of a batch; see experiments.mnist --help."""
     precision: Precision = "float32"
     """Precision of the products in training; see experiments.mnist --help."""
