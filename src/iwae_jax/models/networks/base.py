@@ -1,4 +1,4 @@
-"""Fully connected networks, and the interface of all networks: from an input to raw heads, for one datum or sample.
+"""Fully connected networks, and the interface of all networks: from an input to raw heads, for one datum.
 
 Weights start Glorot-uniform and biases at zero, as in Burda et al. (2016).
 """
