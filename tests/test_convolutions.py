@@ -62,8 +62,9 @@ def test_a_fractionally_strided_convolution_is_the_transpose(rows, columns):
 def test_products_have_the_stated_precision():
     x, kernel = draw(6, 6, 3), draw(4, 4, 3, 5)
     narrow = strided(x, kernel, jnp.zeros(5), "bfloat16")
-    rounded = (a.astype(jnp.bfloat16).astype(jnp.float32) for a in (x, kernel))
-    np.testing.assert_allclose(narrow, jaxs_convolution(*rounded, jnp.zeros(5)), atol=2e-5)
+    rounded_x, rounded_kernel = (a.astype(jnp.bfloat16).astype(jnp.float32) for a in (x, kernel))
+    wanted = jaxs_convolution(rounded_x, rounded_kernel, jnp.zeros(5))
+    np.testing.assert_allclose(narrow, wanted, atol=2e-5)
     assert np.abs(narrow - strided(x, kernel, jnp.zeros(5))).max() > 1e-3
     up = fractionally_strided(draw(2, 2, 3), kernel, "bfloat16")
     assert up.dtype == jnp.float32
