@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import iwae_jax
@@ -267,13 +268,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(run, folder, monkeypatch, bad_p
     folder = folder.with_name(folder.name.replace("passes2", "passes4"))
     steps = 14  # of a pass: 1,400 images in batches of 100
 
-    def schedule(self, steps_per_pass):
+    def optimizer(self, steps_per_pass):
         assert steps_per_pass == steps
         first = (bad_pass - 1) * steps
-        return lambda step: jax.numpy.where(step < first + 5, 1e-3, jax.numpy.inf)
+        return optax.adam(lambda step: jax.numpy.where(step < first + 5, 1e-3, jax.numpy.inf))
 
     with monkeypatch.context() as patch:
-        patch.setattr(Recipe, "learning_rate", schedule)
+        patch.setattr(Recipe, "optimizer", optimizer)
         status, printed = run("--passes", 4)  # and checkpoints are 20 s apart
     assert status == 1
     # The update of step 6 is infinite, so the bound of step 7 is the first that is not finite.
