@@ -18,7 +18,7 @@ from typing import Annotated
 
 from experiments.shared.checks import check_given, check_least
 from experiments.shared.command import leave
-from experiments.shared.config import Config, parse
+from experiments.shared.config import Config, Precision, parse
 from experiments.shared.errors import UsageError
 from experiments.shared.flags import DataFlags, choices
 from experiments.shared.posterior_table import run_cells
@@ -42,6 +42,8 @@ class Posteriors:
     """Passes over the data of every run."""
     first_rate: float = 2e-3
     """Highest learning rate of every run."""
+    precision: Precision = "float32"
+    """Precision of the products in training; see experiments.mnist --help."""
     eval_k: int = 500
     """Importance samples of the test likelihood."""
     eval_images: int = 2000
@@ -66,7 +68,7 @@ class Posteriors:
                 algorithm="adam",
                 adam_eps=1e-4,
                 gradient="reparam",  # which every posterior takes
-                resampled=0,
+                precision=self.precision,
                 posterior=posterior,
                 k=self.k,
                 seed=self.seed,
