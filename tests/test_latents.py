@@ -221,6 +221,38 @@ def test_a_removed_unit_reaches_nothing(layers):
     assert abs(float(expected)) > 1
 
 
+@pytest.mark.parametrize("hidden", [(6,), ()])
+def test_inactive_units_with_a_mean_are_removed_at_no_cost(hidden):
+    """A unit of z[0] that is 2.5 whatever x and z[1]: in the model, in q, and for all that reads it."""
+    config, x = iwae_jax.ModelConfig((11,), (3, 2), (hidden, hidden)), binary(6)
+    params = jax.tree.map(lambda leaf: 0.3 * leaf, iwae_jax.init(KEY, config))
+
+    def fixed(network):
+        heads = {"mean": 2.5, "log_scale": -7.0}
+        changed = {
+            head: {
+                "kernel": network["params"][head]["kernel"].at[:, 1].set(0.0),
+                "bias": network["params"][head]["bias"].at[1].set(value),
+            }
+            for head, value in heads.items()
+        }
+        return {"params": network["params"] | changed}
+
+    prior = (fixed(params.generative["prior"][0]), *params.generative["prior"][1:])
+    recognition = (fixed(params.recognition[0]), *params.recognition[1:])
+    params = iwae_jax.Params(params.generative | {"prior": prior}, recognition, params.model)
+    means = iwae_jax.active_units(params, x, KEY).means
+    assert float(means[0][1]) == pytest.approx(2.5, abs=1e-4)
+    keep = (np.arange(3) != 1, np.ones(2, bool))
+    whole = iwae_jax.log_weights(params, x, KEY, 4)
+    pruned = latents.without_units(params, keep, means)
+    # The unit's scale is 0.001, and so is, for a few readers, what its noise adds.
+    np.testing.assert_allclose(iwae_jax.log_weights(pruned, x, KEY, 4), whole, atol=0.01)
+    at_zero = latents.without_units(params, keep)
+    error = np.abs(iwae_jax.log_weights(at_zero, x, KEY, 4) - whole)
+    assert error.mean() > 0.1
+
+
 def test_bad_input():
     params = small(1)
     with pytest.raises(ValueError, match="at least 2 data, got 1"):
@@ -236,6 +268,8 @@ def test_bad_input():
         latents.resampled_posterior(params, binary(2), KEY, 3, 0)
     with pytest.raises(ValueError, match="Expected keep to be bool of shapes"):
         latents.without_units(params, (np.ones(3),))
+    with pytest.raises(ValueError, match="Expected means of shapes"):
+        latents.without_units(params, (np.ones(3, bool),), (np.ones(2),))
     for function in (latents.unit_divergences, latents.elbo_surgery):
         with pytest.raises(ValueError, match=r"Expected params to be iwae_jax\.Params"):
             function({}, binary(2), KEY)  # type: ignore[arg-type]

@@ -93,17 +93,17 @@ def test_the_cost_of_pruning_is_the_pruned_nll_minus_the_whole_one(monkeypatch):
     """Units under the threshold of 0.01 are removed. Without them, log p(x) is 1.5 times as large."""
     kept = []
 
-    def without_units(params, keep):
-        kept.append(keep)
+    def without_units(params, keep, means):
+        kept.append((*keep, *means))
         return iwae_jax.Params(jnp.float32(1.5), (), params.model)
 
     monkeypatch.setattr(results.latents, "without_units", without_units)
     x, keys = jnp.asarray(TEST > 99, jnp.float32), iwae_jax.datum_keys(jax.random.key(1), 30)
     ones = np.asarray(x).sum(axis=1)
     diagnosis = evaluation.diagnose(np.tile(ones, (5, 1)))
-    activity = [[0.5, 0.005, 0.05]]
-    found = results._without_inactive(TALLY, x, keys, diagnosis, activity, 5)["without_inactive"]
-    assert [layer.tolist() for layer in kept[0]] == [[True, False, True]]
+    units = {"activity": [[0.5, 0.005, 0.05]], "unit_means": [[0.0, 3.0, 0.0]]}
+    found = results._without_inactive(TALLY, x, keys, diagnosis, units, 5)["without_inactive"]
+    assert [list(layer) for layer in kept[0]] == [[True, False, True], [0.0, 3.0, 0.0]]
     assert (found["removed"], found["images"]) == ([1], 30)
     assert found["nll_difference"] == pytest.approx(-0.5 * ones.mean(), rel=1e-5)
     error = 0.5 * ones.std(ddof=1) / np.sqrt(30)

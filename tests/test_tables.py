@@ -58,7 +58,7 @@ def type_it(monkeypatch, capsys, tmp_path):
 @pytest.fixture
 def quick_runs(monkeypatch):
     """Runs without pictures and latents, whose programs, which run once, are compiled quickly."""
-    active = {"active_units": [50], "activity": [[1.0] * 50]}
+    active = {"active_units": [50], "activity": [[1.0] * 50], "unit_means": [[0.0] * 50]}
     monkeypatch.setattr(runner, "pictures", lambda *arguments: None)
     monkeypatch.setattr(results, "_latents", lambda *arguments: dict(active))
     jax.config.update("jax_disable_most_optimizations", True)

@@ -279,7 +279,7 @@ def _details(number: int, run: Found) -> str:
     return "\n".join([*lines, "</section>"])
 
 
-_LONG = ("activity", "divergences")
+_LONG = ("activity", "unit_means", "divergences")
 
 
 def _curve(run: Found) -> dict[str, Any]:

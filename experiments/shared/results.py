@@ -131,7 +131,7 @@ def evaluate(
     if len(test) > 1:
         summary |= _latents(params, x, keys)
         if "activity" in summary and latents.can_remove_units(params):
-            summary |= _without_inactive(params, x, datum_keys, diagnosis, summary["activity"], k)
+            summary |= _without_inactive(params, x, datum_keys, diagnosis, summary, k)
     summary["seconds"] = {"evaluation": time.monotonic() - begun}
     return summary, diagnosis, np.concatenate(stored, axis=1)
 
@@ -174,6 +174,7 @@ def _latents(params: iwae_jax.Params, x: jax.Array, keys: Keys) -> dict[str, Any
         active = iwae_jax.active_units(params, x, keys.active, threshold=ACTIVE_THRESHOLD)
         found["active_units"] = [int(count) for count in active.counts]
         found["activity"] = [[float(v) for v in layer] for layer in active.variances]
+        found["unit_means"] = [[float(v) for v in layer] for layer in active.means]
     if hasattr(model, "prior_moments") and hasattr(model, "posterior_moments"):
         divergences = latents.unit_divergences(params, x, keys.divergences)
         found["divergences"] = [[float(v) for v in layer] for layer in divergences]
@@ -192,16 +193,16 @@ def _without_inactive(
     x: jax.Array,
     keys: jax.Array,
     diagnosis: Diagnosis,
-    activity: list[list[float]],
+    units: dict[str, Any],
     k: int,
 ) -> dict[str, Any]:
-    """NLL without the inactive units, minus NLL with them, on some images."""
-    keep = tuple(np.array(layer) > ACTIVE_THRESHOLD for layer in activity)
+    """NLL without the inactive units, each at its mean, minus NLL with them, on some images."""
+    keep = tuple(np.array(layer) > ACTIVE_THRESHOLD for layer in units["activity"])
     removed = [int(np.sum(~layer)) for layer in keep]
     if not any(removed):
         return {"without_inactive": {"removed": removed}}
     some = slice(0, PRUNED_IMAGES)
-    pruned = latents.without_units(params, keep)
+    pruned = latents.without_units(params, keep, units["unit_means"])
     log_p = devices.to_host(iwae_jax.log_likelihood(pruned, x[some], keys[some], k))
     difference = diagnosis.log_likelihood[some] - log_p.astype(np.float64)
     return {

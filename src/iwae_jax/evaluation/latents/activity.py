@@ -21,10 +21,12 @@ class ActiveUnits(NamedTuple):
     Attributes:
       counts: for each layer, the number of active units; -1 if a variance is not finite.
       variances: for each layer, the variance across data of each unit's posterior mean.
+      means: for each layer, the mean across data of each unit's posterior mean.
     """
 
     counts: tuple[Array, ...]
     variances: tuple[Float[Array, " latent"], ...]
+    means: tuple[Float[Array, " latent"], ...]
 
 
 def active_units(
@@ -51,7 +53,7 @@ def active_units(
       samples: the number of draws of the layers below for each datum, at least 2.
 
     Returns:
-      `ActiveUnits`: counts and variances of each layer.
+      `ActiveUnits`: counts, variances and means of each layer.
 
     Raises:
       ValueError: on input that `iwae_jax.bound` refuses, or if there are too few data or samples.
@@ -72,10 +74,11 @@ def active_units(
     if len(data) < 2:
         raise ValueError(f"Expected x to contain at least 2 data, got {len(data)}.")
     draw_keys = jax.vmap(partial(jax.random.split, num=samples), out_axes=1)(keys)
-    means = [[mean for mean, _ in encode(params, data, draw)] for draw in draw_keys]
-    variances = []
-    for layer in zip(*means, strict=True):
+    drawn = [[mean for mean, _ in encode(params, data, draw)] for draw in draw_keys]
+    variances, means = [], []
+    for layer in zip(*drawn, strict=True):
         draws = jnp.stack(layer)  # [samples, n, latent]
+        means.append(jnp.mean(draws, axis=(0, 1)))
         between = jnp.var(jnp.mean(draws, axis=0), axis=0, ddof=1)
         within = jnp.mean(jnp.var(draws, axis=0, ddof=1), axis=0)
         variances.append(between - within / samples)
@@ -83,7 +86,7 @@ def active_units(
         jnp.where(jnp.isfinite(variance).all(), jnp.sum(variance > threshold), -1)
         for variance in variances
     )
-    return ActiveUnits(counts, tuple(variances))
+    return ActiveUnits(counts, tuple(variances), tuple(means))
 
 
 def unit_divergences(

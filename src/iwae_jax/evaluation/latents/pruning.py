@@ -14,7 +14,7 @@ from iwae_jax.models import (
     families,
 )
 from iwae_jax.protocol import Params, model_of
-from iwae_jax.typing import Array, ArrayLike, PyTree
+from iwae_jax.typing import Array, ArrayLike, Float, PyTree
 
 
 def can_remove_units(params: Params) -> bool:
@@ -38,21 +38,28 @@ def can_remove_units(params: Params) -> bool:
     return normal and prior.top is None and prior.network is MLP and posterior.network is MLP
 
 
-def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
+def without_units(
+    params: Params,
+    keep: tuple[ArrayLike, ...],
+    means: tuple[Float[ArrayLike, " latent"], ...] | None = None,
+) -> Params:
     """Remove units from the model of a `ModelConfig`.
 
     The posterior and the prior of a removed unit become N(0, 1), so their densities cancel in every
-    weight. No other unit, and no pixel, reads its value.
+    weight. No other unit, and no pixel, reads its value: in its place they read a constant. An inactive
+    unit of a layer below the top can have any mean, on which what reads it relies: give the means of
+    `active_units`.
 
     Args:
       params: parameters of a `ModelConfig`.
       keep: for each layer, from the one next to x upwards, the units to keep, bool [latent].
+      means: for each layer, the constants, [latent]; 0 by default.
 
     Returns:
       Parameters of the same model and shape.
 
     Raises:
-      ValueError: if the model is not a `ModelConfig`, or ``keep`` does not fit the model.
+      ValueError: if the model is not a `ModelConfig`, or ``keep`` or ``means`` do not fit the model.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax
@@ -75,15 +82,22 @@ def without_units(params: Params, keep: tuple[ArrayLike, ...]) -> Params:
             f"Expected keep to be bool of shapes {shapes}, got "
             f"{[(mask.dtype.name, mask.shape) for mask in masks]}."
         )
+    if means is None:
+        means = tuple(np.zeros(size) for size in model.latent_sizes)
+    constants = [jnp.asarray(layer, jnp.result_type(float)) for layer in means]
+    if [layer.shape for layer in constants] != shapes:
+        raise ValueError(
+            f"Expected means of shapes {shapes}, got {[layer.shape for layer in constants]}."
+        )
     recognition = list(params.recognition)
     # Networks on the way down: the likelihood's reads z[0], the prior's read z[1], z[2], ..
     down = [params.generative["likelihood"], *params.generative["prior"]]
-    for layer, mask in enumerate(masks):
+    for layer, (mask, constant) in enumerate(zip(masks, constants, strict=True)):
         recognition[layer] = _silence_heads(recognition[layer], mask)
-        down[layer] = _silence_inputs(down[layer], mask)
+        down[layer] = _fix_inputs(down[layer], mask, constant)
         if layer + 1 < len(masks):
             down[layer + 1] = _silence_heads(down[layer + 1], mask)
-            recognition[layer + 1] = _silence_inputs(recognition[layer + 1], mask)
+            recognition[layer + 1] = _fix_inputs(recognition[layer + 1], mask, constant)
     generative = {"likelihood": down[0], "prior": tuple(down[1:])}
     return Params(generative, tuple(recognition), model)
 
@@ -102,12 +116,18 @@ def _last(keep: np.ndarray, leaf: Array) -> np.ndarray:
     return keep.reshape((1,) * (leaf.ndim - 1) + keep.shape)
 
 
-def _silence_inputs(variables: PyTree, keep: np.ndarray) -> PyTree:
-    """Set the weights from removed units to 0."""
+def _fix_inputs(variables: PyTree, keep: np.ndarray, constant: Array) -> PyTree:
+    """Set the weights from removed units to 0, and add to the biases what a constant input adds."""
     network = variables["params"]
     first = ["hidden_0"] if "hidden_0" in network else list(network)
-    silent = {
-        name: {**network[name], "kernel": jnp.where(keep[:, None], network[name]["kernel"], 0.0)}
-        for name in first
-    }
-    return {**variables, "params": {**network, **silent}}
+    removed = jnp.where(keep, 0.0, constant)
+
+    def fixed(layer: PyTree) -> PyTree:
+        kernel, bias = layer["kernel"], layer["bias"]
+        return {
+            **layer,
+            "kernel": jnp.where(keep[:, None], kernel, 0.0),
+            "bias": bias + (removed @ kernel).astype(bias.dtype),
+        }
+
+    return {**variables, "params": network | {name: fixed(network[name]) for name in first}}
