@@ -405,6 +405,11 @@ def test_evaluating_again(run, folder, monkeypatch, capsys):
     # The digits' weights are well-behaved here: within 4 of their standard errors.
     assert np.ptp(nlls) < 4 * np.sqrt(2) * more["monte_carlo_error"]
     assert again("--seed", -1)[0] == 2
+    assert again("--images", 3, "--k", 60, "--refine-steps", 2)[0] == 0
+    refined = json.loads((folder / "evaluation-k60-first3-refined2.json").read_text())
+    assert (refined["refine_steps"], refined["test_images"]) == (2, 3)
+    status, printed = again("--refine-steps", 2, "--mesh", "data=1")
+    assert status == 2 and "Expected --refine-steps without --mesh" in printed
     # An older checkpoint is not passed off as the finished run.
     flip_a_bit(folder / "checkpoints" / "2")
     status, printed = again()

@@ -15,7 +15,7 @@ from experiments.shared.config import Config
 from experiments.shared.display import console
 from experiments.shared.folders import RunFolder
 from experiments.shared.results import Keys
-from experiments.shared.summary import print_summary
+from experiments.shared.summary import differences, print_summary
 from experiments.shared.table2_results import last_stage
 from iwae_jax import annealing, evaluation
 from iwae_jax.data import Dataset
@@ -87,6 +87,31 @@ def test_evaluating_again_is_on_the_pixels_of_the_run(monkeypatch, tmp_path):
     np.testing.assert_allclose(log_p, expected, atol=1e-5)
     assert found is not None and found["test_nll"] == pytest.approx(-expected.mean(), rel=1e-5)
     assert (found["test_images"], found["test_nll_k"], found["samples_seed"]) == (25, 6, 4)
+
+
+def test_a_refined_evaluation_has_a_q_of_its_own_for_each_image(monkeypatch):
+    config = Config.of(k=2, seed=3)
+    keys = Keys.of(config)
+    params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig((4,), (2,), ((3,),)))
+    monkeypatch.setattr(results, "_latents", lambda params, x, keys: {"activity": [[0.0, 1.0]]})
+    own, _, _ = results.evaluate(config, iwae_jax.Params(jnp.ones(()), (), Tally()), DATA, 6, 20)
+    summary, diagnosis, _ = results.evaluate(config, params, DATA, 6, 20, refine_steps=7)
+    x = iwae_jax.data.binarize(TEST[:20], keys.test_pixels, 255.0)
+    datum_keys = iwae_jax.datum_keys(keys.test, 20)
+    refined = evaluation.refine(params, x, datum_keys, steps=7)
+    expected = evaluation.diagnose(evaluation.refined_log_weights(refined, x, datum_keys, 6))
+    np.testing.assert_allclose(diagnosis.log_likelihood, expected.log_likelihood, rtol=1e-5)
+    plain = evaluation.diagnose(iwae_jax.log_weights(params, x, datum_keys, 6))
+    assert np.abs(plain.log_likelihood - expected.log_likelihood).min() > 1e-4
+    assert summary["test_bound"] == pytest.approx(
+        float(jnp.mean(iwae_jax.bound(params, x, datum_keys, 2))), rel=1e-5
+    )
+    assert "without_inactive" not in summary
+    assert (own["refine_steps"], summary["refine_steps"]) == (0, 7)
+    said = "NLL: q refined for each image by 7 steps, not the q of the run"
+    summary |= {"train_bound": -1.0, "passes": 3}
+    assert said in differences(config, DATA, summary)
+    assert said not in differences(config, DATA, summary | {"refine_steps": 0})
 
 
 def test_the_cost_of_pruning_is_the_pruned_nll_minus_the_whole_one(monkeypatch):

@@ -73,6 +73,7 @@ def evaluate(
     k: int,
     images: int | None,
     seed: int | None = None,
+    refine_steps: int = 0,
 ) -> tuple[dict[str, Any], Diagnosis, np.ndarray]:
     """Evaluate a model on test images.
 
@@ -83,6 +84,8 @@ def evaluate(
       k: importance samples of the likelihood.
       images: the number of test images, from the first; None for all.
       seed: the seed of other importance samples than the run's own. The pixels stay the same.
+      refine_steps: the steps that refine q for each image before its log p(x) is estimated; 0 for the
+        model's q. All figures but log p(x) and its diagnostics are of the model's q.
 
     Returns:
       The summary, the diagnosis of each image, and the log-weights of the first `STORED` images.
@@ -97,7 +100,7 @@ def evaluate(
     bounds: list[Any] = []
     stored: list[np.ndarray] = []
     with Display(f"evaluating (k={k})", len(test), unit="image") as display:
-        for some, log_w in weight_blocks(params, x, datum_keys, k, display):
+        for some, log_w in weight_blocks(params, x, datum_keys, k, display, refine_steps):
             bound = training_bound(config, params, x[some], datum_keys[some])
             display.wait(bound)
             bounds.append(devices.to_host(bound))
@@ -123,6 +126,7 @@ def evaluate(
         "largest_weight": likelihood.largest_weight,
         "pareto_k_high": _number(likelihood.pareto_k_high),
         "warnings": likelihood.warnings(),
+        "refine_steps": refine_steps,
         **data_facts(config, data),
     }
     if (getattr(_likelihood(params), "levels", None) or 2) > 2:
@@ -130,20 +134,29 @@ def evaluate(
         summary["bits_per_dimension"] = likelihood.nll / (np.log(2.0) * values)
     if len(test) > 1:
         summary |= _latents(params, x, keys)
-        if "activity" in summary and latents.can_remove_units(params):
+        if "activity" in summary and latents.can_remove_units(params) and not refine_steps:
             summary |= _without_inactive(params, x, datum_keys, diagnosis, summary, k)
     summary["seconds"] = {"evaluation": time.monotonic() - begun}
     return summary, diagnosis, np.concatenate(stored, axis=1)
 
 
 def weight_blocks(
-    params: iwae_jax.Params, x: jax.Array, keys: jax.Array, k: int, display: Display
+    params: iwae_jax.Params,
+    x: jax.Array,
+    keys: jax.Array,
+    k: int,
+    display: Display,
+    refine_steps: int = 0,
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """The log-weights of data, [k, n], by blocks; a `DivergedError` if a log p(x) is not finite."""
     block = max(1, min(BLOCK, WEIGHTS // k))
     for start in range(0, len(x), block):
         some = slice(start, start + block)
-        computed = iwae_jax.log_weights(params, x[some], keys[some], k)
+        if refine_steps:
+            refined = evaluation.refine(params, x[some], keys[some], steps=refine_steps)
+            computed = evaluation.refined_log_weights(refined, x[some], keys[some], k)
+        else:
+            computed = iwae_jax.log_weights(params, x[some], keys[some], k)
         display.wait(computed)
         log_w = devices.to_host(computed)
         bad = np.flatnonzero(~np.isfinite(log_w.max(axis=0)))

@@ -362,6 +362,7 @@ def evaluate_again(
     seed: int | None,
     data_dir: str | None,
     precision: str = "float32",
+    refine_steps: int = 0,
 ) -> None:
     """Evaluate the last checkpoint of a finished run; write the results into its folder.
 
@@ -371,7 +372,7 @@ def evaluate_again(
     config = config.replace(eval_precision=precision)
     params = _for_evaluation(config, params)
     folder = RunFolder(path)
-    result, diagnosis, _ = evaluate(config, params, data, k, images, seed)
+    result, diagnosis, _ = evaluate(config, params, data, k, images, seed, refine_steps)
     result |= {"samples_seed": seed}
     summary = folder.read("summary.json") or {}
     result |= {n: summary[n] for n in ("train_bound", "passes", "recipe") if n in summary}
@@ -379,6 +380,7 @@ def evaluate_again(
     name += "" if images is None else f"-first{result['test_images']}"
     name += "" if seed is None else f"-seed{seed}"
     name += "" if precision == "float32" else f"-{precision}"
+    name += f"-refined{refine_steps}" if refine_steps else ""
 
     def save_results():
         _save_diagnosis(folder, name, diagnosis)

@@ -61,6 +61,9 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
         lines.append(f"k: {some} in the first {counted(first, 'pass')}, then {k}")
     if summary["test_nll_k"] != paper.evaluation.eval_k:
         lines.append(f"NLL: L_{summary['test_nll_k']}, not L_{paper.evaluation.eval_k}")
+    if summary.get("refine_steps"):
+        steps = counted(summary["refine_steps"], "step")
+        lines.append(f"NLL: q refined for each image by {steps}, not the q of the run")
     if summary["test_images"] != len(data.test):
         lines.append(f"test: the first {counted(summary['test_images'], 'image')}, not all")
     if config.data.binarization != paper.data.binarization and data.name != "binarized_mnist":
