@@ -21,8 +21,9 @@ from experiments.shared.command import leave
 from experiments.shared.config import Config, parse
 from experiments.shared.discrete_table import WAYS, compare
 from experiments.shared.errors import UsageError
-from experiments.shared.flags import DataFlags, choices
-from experiments.shared.table_runs import Cell, Cells
+from experiments.shared.flags import DataFlags, choices, group
+from experiments.shared.table_flags import StudyFlags
+from experiments.shared.table_runs import Cell, Cells, cells_of
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,16 @@ class Discrete:
     """Binary latents, in one layer."""
     temperature: float = 0.5
     """Temperature of the Concrete relaxation."""
-    passes: int = 13
-    """Passes over the data of every run."""
-    first_rate: float = 2e-3
-    """Highest learning rate of every run."""
-    eval_k: int = 500
-    """Importance samples of the test likelihood."""
-    eval_images: int = 2000
-    """Number of test images to evaluate."""
-    data: DataFlags = field(default_factory=DataFlags)
-    out_dir: str = "runs"
-    """Write run folders to OUT_DIR/DATASET/NAME, and the table to OUT_DIR/discrete."""
+    study: Annotated[StudyFlags, group("training")] = field(default_factory=StudyFlags)
+    data: Annotated[DataFlags, group("data")] = field(default_factory=DataFlags)
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_given(self, "way", "k", "seed")
-        check_least(self, k=2, latents=1, passes=1, eval_k=2, eval_images=2)
-        check_positive(self, "temperature", "first_rate")
+        check_least(self, k=2, latents=1)
+        check_positive(self, "temperature")
+        self.study.check()
+        self.data.check()
         for way in self.way:
             if way not in WAYS:
                 raise UsageError(f"Expected --way in {{{', '.join(WAYS)}}}, got {way!r}.")
@@ -64,34 +58,21 @@ class Discrete:
 
     def runs(self) -> dict[Cell, tuple[Config, ...]]:
         """The runs of each cell, one for each seed, by (dataset, way, layers, k)."""
-        cells: dict[Cell, tuple[Config, ...]] = {}
-        for way in self.way:
-            latents, gradient = WAYS[way]
-            if latents == "concrete":
-                latents = f"concrete:temperature={self.temperature:g}"
-            swept = Config.of(
-                preset="table",
-                algorithm="adam",
-                adam_eps=1e-4,
-                gradient=gradient,
-                resampled=0,
-                latents=(latents,),
-                latent_sizes=(self.latents,),
-                hidden_sizes=((200, 200),),
-                k=self.k,
-                seed=self.seed,
-                passes=self.passes,
-                first_rate=self.first_rate,
-                eval_k=self.eval_k,
-                eval_images=self.eval_images,
-                out_dir=self.out_dir,
-                **vars(self.data),
-            )
-            swept.check()
-            for run in swept.runs():
-                cell = (self.data.dataset, way, 1, run.bound.k[0])
-                cells[cell] = (*cells.get(cell, ()), run)
-        return cells
+        return cells_of({way: self._swept(*WAYS[way]) for way in self.way})
+
+    def _swept(self, latents: str, gradient: str) -> Config:
+        if latents == "concrete":
+            latents = f"concrete:temperature={self.temperature:g}"
+        return self.study.config(
+            self.data,
+            gradient=gradient,
+            resampled=0,
+            latents=(latents,),
+            latent_sizes=(self.latents,),
+            hidden_sizes=((200, 200),),
+            k=self.k,
+            seed=self.seed,
+        )
 
 
 def main() -> int:
@@ -99,7 +80,7 @@ def main() -> int:
     started = time.time()
     arguments = parse(Discrete, "python -m experiments.discrete", __doc__ or "")
     arguments.check()
-    out = Path(arguments.out_dir)
+    out = Path(arguments.study.out_dir)
     return compare(Cells(arguments.runs(), out), out / "discrete", started)
 
 

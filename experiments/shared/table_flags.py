@@ -1,17 +1,17 @@
-"""Flags that the commands of the paper's tables share."""
+"""Flags of commands whose table has a run, or several, in each cell."""
 
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from experiments.shared.checks import check_least
+from experiments.shared.checks import check_least, check_positive
 from experiments.shared.config import Config, Precision
-from experiments.shared.flags import Images, SourceFlags, choices, optional
+from experiments.shared.flags import DataFlags, Images, SourceFlags, choices, optional
 from iwae_jax.training.recipes import LOSSES
 
 
 @dataclass(frozen=True)
 class TableFlags:
-    """The training and the evaluation of each run."""
+    """The training and the evaluation of each run of the paper's tables."""
 
     passes: Annotated[int | None, optional("INT", "that of --preset")] = None
     """Passes over the data. In table2: passes of the first part."""
@@ -34,3 +34,31 @@ class TableFlags:
         """A config with these flags, a data set, and further values."""
         data = {"data_source": source.data_source, "data_dir": source.data_dir}
         return Config.of(dataset=dataset, **data, **vars(self), **values)
+
+
+@dataclass(frozen=True)
+class StudyFlags:
+    """The training and the evaluation that all runs of a study have in common."""
+
+    passes: int = 13
+    """Passes over the data of every run."""
+    first_rate: float = 2e-3
+    """Highest learning rate of every run."""
+    precision: Precision = "float32"
+    """Precision of the products in training; see experiments.mnist --help."""
+    eval_k: int = 500
+    """Importance samples of the test likelihood."""
+    eval_images: int = 2000
+    """Number of test images to evaluate."""
+    out_dir: str = "runs"
+    """Write run folders to OUT_DIR/DATASET/NAME, and the table beside them."""
+
+    def check(self) -> None:
+        """Raise a `UsageError` for the first invalid value."""
+        check_least(self, passes=1, eval_k=2, eval_images=2)
+        check_positive(self, "first_rate")
+
+    def config(self, data: DataFlags, **values: Any) -> Config:
+        """A config with these flags, a cosine of Adam's rate, and further values."""
+        fixed = {"preset": "table", "algorithm": "adam", "adam_eps": 1e-4}
+        return Config.of(**fixed, **vars(self), **vars(data), **values)

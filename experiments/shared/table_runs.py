@@ -1,7 +1,7 @@
 """The runs of a table's cells, and the time that the remaining runs take."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,9 +21,22 @@ from experiments.shared.saved import read_arrays
 from iwae_jax.data import Dataset
 from iwae_jax.training.checkpoints import Checkpoints
 
-Cell = tuple[str, str, int, int]  # dataset, objective, stochastic layers, k
+Cell = tuple[
+    str, str, int, int
+]  # dataset, objective or what else is compared, stochastic layers, k
 
 _STEPS = 20  # steps that are timed
+
+
+def cells_of(sweeps: Mapping[str, Config]) -> dict[Cell, tuple[Config, ...]]:
+    """The runs of each cell, one for each seed, by (dataset, name of the sweep, layers, k)."""
+    cells: dict[Cell, tuple[Config, ...]] = {}
+    for name, swept in sweeps.items():
+        swept.check()
+        for run in swept.runs():
+            cell = (run.data.dataset, name, run.network.depth, run.bound.k[0])
+            cells[cell] = (*cells.get(cell, ()), run)
+    return cells
 
 
 @dataclass
