@@ -83,6 +83,8 @@ def test_the_command_measures_runs_of_several_posteriors(run, monkeypatch, capsy
         assert float(line["approximation_gap"]) == row["approximation_gap"]
         assert f"{row['amortisation_gap']:.2f} ± {row['amortisation_gap_error']:.2f}" in printed
         assert row["images"] == 4 and row["source"] == "embedded"
+    assert "approximation gap" in printed and "planar:layers=2" in printed
+    assert rows[0]["label"] == "iwae L=1 k=2 normal seed 0"
     assert (out / "gaps.png").stat().st_size > 5000
 
 

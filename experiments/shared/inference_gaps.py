@@ -1,12 +1,14 @@
 """Approximation and amortisation gaps of trained models, and what refining q does to estimates of log p(x)."""
 
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import jax
 import numpy as np
 
 import iwae_jax
+from experiments.shared.config import Config
 from experiments.shared.datasets import data_caption, data_facts, observations
 from experiments.shared.display import Display, console, counted, print_table
 from experiments.shared.drawing import figure, save
@@ -56,7 +58,8 @@ def measure(
         key = jax.random.fold_in(Keys.of(config).other_samples, seed)
         values = of_images(params, x, k, refinement, path, key, config.name)
         rows.append(
-            {"run": config.name, "posterior": config.network.posterior, "images": len(x)}
+            {"run": config.name, "label": _label(config), "images": len(x)}
+            | {"posterior": config.network.posterior}
             | summary(values)
         )
         captions.append(data_caption(config, data))
@@ -159,6 +162,12 @@ def summary(values: Values) -> dict[str, float]:
     return found
 
 
+def _label(config: Config) -> str:
+    """Few words for a table: a run's name, with all that is not the default, can take a line of its own."""
+    (objective,), (k,), (seed,) = config.bound.objective, config.bound.k, config.run.seed
+    return f"{objective} L={config.network.depth} k={k} {config.network.posterior} seed {seed}"
+
+
 def _print(rows: list[dict[str, Any]], k: int) -> None:
     def of(name: str) -> tuple[str, ...]:
         return tuple(f"{row[name]:.2f}" for row in rows)
@@ -171,7 +180,7 @@ def _print(rows: list[dict[str, Any]], k: int) -> None:
 
     print_table(
         "inference gaps, nats; ± standard error over images",
-        ("", *(row["run"] for row in rows)),
+        ("", *map(str, range(1, len(rows) + 1))),
         [
             ("log p(x), annealed (a lower bound)", *of("log_p")),
             ("  ± Monte Carlo", *of("log_p_monte_carlo_error")),
@@ -186,6 +195,8 @@ def _print(rows: list[dict[str, Any]], k: int) -> None:
             ("  with the refined q", *share("refined_pareto_k")),
         ],
     )
+    for number, row in enumerate(rows, 1):
+        console.print(f"{number}: {row['label']}")
 
 
 def _drawing(rows: list[dict[str, Any]]) -> Any:
@@ -202,7 +213,7 @@ def _drawing(rows: list[dict[str, Any]]) -> Any:
         error = [row[f"{name}_error"] for row in rows]
         label = name.replace("_", " ")
         axes.barh(places, width, left=left, xerr=error, color=colour, label=label, capsize=3)
-    axes.set_yticks(places, [row["run"] for row in rows], fontsize=8)
+    axes.set_yticks(places, [fill(row["label"], 26) for row in rows], fontsize=8)
     axes.invert_yaxis()
     axes.set_xlabel("nats between log p(x) and the ELBO")
     axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
