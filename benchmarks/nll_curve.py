@@ -239,6 +239,10 @@ def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]
         chosen |= {n: make(images, params, k=k, batch=batch) for n, make in RECIPES.items()}
     if "torch" in arguments.peers and programs.missing("torch") is None:
         chosen[REFERENCE] = torch_paper_schedule(images, params, k=k, batch=batch)
+    if arguments.programs:
+        chosen = {name: make for name, make in chosen.items() if name in arguments.programs}
+    if not chosen:
+        raise ValueError(f"Expected programs of 'time-to-nll', got none of {arguments.programs}.")
     x = iwae_jax.data.binarize(data.test[: arguments.eval_images], jax.random.key(2), data.maximum)
 
     def evaluate(params: iwae_jax.Params) -> float:

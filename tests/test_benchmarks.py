@@ -219,6 +219,10 @@ def test_our_trainer_yields_parameters_that_stay(tmp_path):
     assert curve["passes"][0] == 1 and np.isfinite(curve["nll"]).all()
     assert "digits (embedded)" in result["conditions"]
     assert (tmp_path / "nll.png").is_file()
+    one = dataclasses.replace(arguments, programs=("ours, --preset=quick",))
+    assert list(nll_curve.measure(one, lambda line: None)["curves"]) == ["ours, --preset=quick"]
+    with pytest.raises(ValueError, match="Expected programs of 'time-to-nll', got none of"):
+        nll_curve.measure(dataclasses.replace(arguments, programs=("x",)), lambda line: None)
 
 
 def test_every_program_is_found_by_its_name():

@@ -39,8 +39,7 @@ def compare(cells: Cells, out: Path, lam: float, started: float) -> int:
                 return 1
             started = time.time()
             config, data, params = restore_run(folder.path, run.data.data_dir)
-            test = data.test[: run.evaluation.eval_images]
-            x = observations(config, data, test, Keys.of(config).test_pixels)
+            x = observations(config, data, data.test, Keys.of(config).test_pixels)
             mmd = discrepancy(params, x, jax.random.fold_in(Keys.of(config).other_samples, 0))
             terms = {key: float(summary["elbo_terms"][key]) for key in MEASURES[:4]}
             found.setdefault(name, []).append(terms | {"mmd": mmd, "test_nll": summary["test_nll"]})
@@ -49,8 +48,8 @@ def compare(cells: Cells, out: Path, lam: float, started: float) -> int:
     images = counted(run.evaluation.eval_images or 0, "image")
     passes, seeds = counted(run.schedule.passes or 0, "pass"), counted(rows[0]["seeds"], "seed")
     caption = (
-        f"{data_caption(run, cells.data_of(run))}; test split, first {images}; k=1, {passes}, {seeds}; InfoVAE "
-        f"with alpha=0, lambda={lam:g}"
+        f"{data_caption(run, cells.data_of(run))}; test split, first {images} (mmd: all); k=1, {passes}, {seeds}; "
+        f"InfoVAE with alpha=0, lambda={lam:g}"
     )
     write_csv(out / "infovae.csv", rows)
     write_json(out / "infovae.json", {"about": caption, "rows": rows})
