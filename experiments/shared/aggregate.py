@@ -48,8 +48,8 @@ def compare(cells: Cells, out: Path, lam: float, started: float) -> int:
     images = counted(run.evaluation.eval_images or 0, "image")
     passes, seeds = counted(run.schedule.passes or 0, "pass"), counted(rows[0]["seeds"], "seed")
     caption = (
-        f"{data_caption(run, cells.data_of(run))}; test split, first {images} (mmd: all); k=1, {passes}, {seeds}; "
-        f"InfoVAE with alpha=0, lambda={lam:g}"
+        f"{data_caption(run, cells.data_of(run))}; test split, first {images} (mmd: all); k=1, {passes}, "
+        f"{seeds}; InfoVAE with alpha=0, lambda={lam:g}"
     )
     write_csv(out / "infovae.csv", rows)
     write_json(out / "infovae.json", {"about": caption, "rows": rows})
