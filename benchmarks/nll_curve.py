@@ -234,15 +234,19 @@ def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]
     # Intensities as bytes, for both sides.
     images = np.round(np.asarray(train, np.float64) * (255 / data.maximum)).astype(np.uint8)
     params = iwae_jax.init(jax.random.key(0), config, data_mean=data.mean)
-    chosen: dict[str, Trainer] = {}
+    makers: dict[str, Callable[..., Trainer]] = {}
     if "ours" in arguments.peers:
-        chosen |= {n: make(images, params, k=k, batch=batch) for n, make in RECIPES.items()}
+        makers |= RECIPES
     if "torch" in arguments.peers and programs.missing("torch") is None:
-        chosen[REFERENCE] = torch_paper_schedule(images, params, k=k, batch=batch)
+        makers[REFERENCE] = torch_paper_schedule
     if arguments.programs:
-        chosen = {name: make for name, make in chosen.items() if name in arguments.programs}
-    if not chosen:
-        raise ValueError(f"Expected programs of 'time-to-nll', got none of {arguments.programs}.")
+        makers = {name: make for name, make in makers.items() if name in arguments.programs}
+    if not makers:
+        raise ValueError(
+            f"Expected programs of 'time-to-nll', got none of {arguments.programs} for peers "
+            f"{arguments.peers}."
+        )
+    chosen = {name: make(images, params, k=k, batch=batch) for name, make in makers.items()}
     x = iwae_jax.data.binarize(data.test[: arguments.eval_images], jax.random.key(2), data.maximum)
 
     def evaluate(params: iwae_jax.Params) -> float:
@@ -258,7 +262,8 @@ def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]
     )
     draw(arguments.out / "nll.png", curves, conditions.replace("; ", "\n"))
     return {
-        "conditions": conditions + ". Ratios to the PyTorch script in parentheses.",
+        "conditions": conditions
+        + (". Ratios to the PyTorch script in parentheses." if REFERENCE in curves else "."),
         "curves": {name: dataclasses.asdict(curve) for name, curve in curves.items()},
         "seconds to": {
             name: {str(t): curve.time_to(t) for t in arguments.targets}

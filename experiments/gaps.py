@@ -7,7 +7,8 @@ refined for each image by itself; and the ELBO of the run's own q. log p(x) minu
 approximation gap, the second minus the third the amortisation gap (Cremer, Li and Duvenaud, 2018). Of several
 layers, and of a family with networks of its own, the refined q is not quite the best; --weights brings it
 nearer. Then q is refined for the k-sample bound, which tightens the estimate of log p(x): L_k and the share of
-images with a high Pareto's k, before and after. Writes gaps.csv, gaps.json and gaps.png. Fifty images of a run
+images with a high Pareto's k, before and after. Where this L_k is above the annealed estimate on average, the
+gaps are from it: both are lower bounds. Writes gaps.csv, gaps.json and gaps.png. Fifty images of a run
 take about five minutes on two cores. Needs the extra iwae_jax[annealing].
 """
 

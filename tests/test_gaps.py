@@ -60,6 +60,11 @@ def test_the_errors_are_those_of_paired_differences():
         assert found[name] == pytest.approx(difference.mean())
         assert found[f"{name}_error"] == pytest.approx(difference.std(ddof=1) / 50**0.5)
         assert found[f"{name}_error"] < 0.4
+    assert found["log_p_by"] == "annealing"
+    loose = inference_gaps.summary(values | {"log_p": values["elbo"]})
+    assert loose["log_p_by"] == "refined q"
+    difference = values["refined_l_k"] - values["best_elbo"]
+    assert loose["approximation_gap"] == pytest.approx(difference.mean())
     assert found["log_p_monte_carlo_error"] == pytest.approx(0.5 / 50**0.5)
     assert found["pareto_k_above_0.7"] == 0.4 and found["refined_pareto_k_above_0.7"] == 0.0
 

@@ -13,6 +13,11 @@ from tests.test_gradients import linear, points
 from tests.test_importance import KEY, binary, small
 
 
+def zeros(params):
+    """A mean of 0 for each unit."""
+    return tuple(np.zeros(size) for size in params.model.latent_sizes)
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_active_units_against_the_closed_form(layers):
     """Var_x(E[z | x]) of a linear chain: products of slopes, squared, times the variance of x."""
@@ -95,7 +100,9 @@ def test_the_divergence_of_one_layer_is_exact():
 def test_a_unit_equal_to_its_prior_has_no_divergence():
     params = small(2)
     keep = tuple(np.arange(size) != 1 for size in params.model.latent_sizes)
-    parts = latents.unit_divergences(latents.without_units(params, keep), binary(6), KEY)
+    parts = latents.unit_divergences(
+        latents.without_units(params, keep, zeros(params)), binary(6), KEY
+    )
     for part, mask in zip(parts, keep, strict=True):
         np.testing.assert_allclose(part[~mask], 0.0, atol=1e-6)
         assert (part[mask] > 1e-4).all()
@@ -191,9 +198,9 @@ def test_a_removed_unit_reaches_nothing(layers):
         jax.random.key(0), iwae_jax.ModelConfig((7,), sizes, hidden, likelihood="bernoulli")
     )
     keep = tuple(np.arange(size) < n for size, n in zip(sizes, kept, strict=True))
-    pruned = latents.without_units(params, keep)
+    pruned = latents.without_units(params, keep, zeros(params))
     changed = latents.without_units(
-        jax.tree.map(lambda leaf: leaf, pruned), keep
+        jax.tree.map(lambda leaf: leaf, pruned), keep, zeros(params)
     )  # removing again changes nothing
     jax.tree.map(np.testing.assert_array_equal, pruned, changed)
     # What a removed unit is set to in z moves neither p(x | z) nor the weight.
@@ -248,7 +255,7 @@ def test_inactive_units_with_a_mean_are_removed_at_no_cost(hidden):
     pruned = latents.without_units(params, keep, means)
     # The unit's scale is 0.001, and so is, for a few readers, what its noise adds.
     np.testing.assert_allclose(iwae_jax.log_weights(pruned, x, KEY, 4), whole, atol=0.01)
-    at_zero = latents.without_units(params, keep)
+    at_zero = latents.without_units(params, keep, zeros(params))
     error = np.abs(iwae_jax.log_weights(at_zero, x, KEY, 4) - whole)
     assert error.mean() > 0.1
 
@@ -267,11 +274,11 @@ def test_bad_input():
     with pytest.raises(ValueError, match="Expected n to be a positive int"):
         latents.resampled_posterior(params, binary(2), KEY, 3, 0)
     with pytest.raises(ValueError, match="Expected keep to be bool of shapes"):
-        latents.without_units(params, (np.ones(3),))
+        latents.without_units(params, (np.ones(3),), zeros(params))
     with pytest.raises(ValueError, match="Expected means of shapes"):
         latents.without_units(params, (np.ones(3, bool),), (np.ones(2),))
     for function in (latents.unit_divergences, latents.elbo_surgery):
         with pytest.raises(ValueError, match=r"Expected params to be iwae_jax\.Params"):
             function({}, binary(2), KEY)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="to be a ModelConfig of .*, got LinearGaussian"):
-        latents.without_units(linear(1), (np.ones(3, bool),))
+        latents.without_units(linear(1), (np.ones(3, bool),), (np.zeros(3),))

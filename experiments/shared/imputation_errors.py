@@ -148,7 +148,7 @@ def compare(
     save(picture(data, seen, filled, rows), folder / "missing.png", caption)
     print_table(
         f"mean square error of hidden values, {name}",
-        ("", "error", "±", "less with MIWAE", "±"),
+        ("", "error", "±", "minus MIWAE's", "±"),
         [
             (
                 row["method"],
@@ -162,7 +162,7 @@ def compare(
     )
     console.print(
         f"hidden values inside the 90% interval of {DRAWS} imputations: {results['inside_90_percent']:.1%}\n"
-        f"± is a standard error over {counted(len(seeds), 'seed')}; the gain is paired by seed\n"
+        f"± is a standard error over {counted(len(seeds), 'seed')}; the difference is paired by seed\n"
         f"written: {folder}/missing.csv, missing.json, missing.png"
     )
     return results

@@ -38,7 +38,7 @@ class TableFlags:
 
 @dataclass(frozen=True)
 class StudyFlags:
-    """The training and the evaluation that all runs of a study have in common."""
+    """The training and the evaluation that the runs of a study have in common."""
 
     passes: int = 13
     """Passes over the data of every run."""
@@ -51,7 +51,7 @@ class StudyFlags:
     eval_images: int = 2000
     """Number of test images to evaluate."""
     out_dir: str = "runs"
-    """Write run folders to OUT_DIR/DATASET/NAME, and the table beside them."""
+    """Write run folders to OUT_DIR/DATASET/NAME, and the table to OUT_DIR/posteriors or OUT_DIR/discrete."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
@@ -61,4 +61,4 @@ class StudyFlags:
     def config(self, data: DataFlags, **values: Any) -> Config:
         """A config with these flags, a cosine of Adam's rate, and further values."""
         fixed = {"preset": "table", "algorithm": "adam", "adam_eps": 1e-4}
-        return Config.of(**fixed, **vars(self), **vars(data), **values)
+        return Config.of(**{**fixed, **vars(self), **vars(data), **values})

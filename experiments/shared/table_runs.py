@@ -21,9 +21,8 @@ from experiments.shared.saved import read_arrays
 from iwae_jax.data import Dataset
 from iwae_jax.training.checkpoints import Checkpoints
 
-Cell = tuple[
-    str, str, int, int
-]  # dataset, objective or what else is compared, stochastic layers, k
+# Dataset, what is compared (objective, posterior ..), stochastic layers, k.
+Cell = tuple[str, str, int, int]
 
 _STEPS = 20  # steps that are timed
 

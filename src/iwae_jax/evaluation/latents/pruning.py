@@ -41,19 +41,18 @@ def can_remove_units(params: Params) -> bool:
 def without_units(
     params: Params,
     keep: tuple[ArrayLike, ...],
-    means: tuple[Float[ArrayLike, " latent"], ...] | None = None,
+    means: tuple[Float[ArrayLike, " latent"], ...],
 ) -> Params:
     """Remove units from the model of a `ModelConfig`.
 
     The posterior and the prior of a removed unit become N(0, 1), so their densities cancel in every
-    weight. No other unit, and no pixel, reads its value: in its place they read a constant. An inactive
-    unit of a layer below the top can have any mean, on which what reads it relies: give the means of
-    `active_units`.
+    weight. The networks that read the unit read a constant in its place. The mean of an inactive unit below the
+    top need not be 0, and these networks depend on it, so the constants are the means of `active_units`.
 
     Args:
       params: parameters of a `ModelConfig`.
       keep: for each layer, from the one next to x upwards, the units to keep, bool [latent].
-      means: for each layer, the constants, [latent]; 0 by default.
+      means: for each layer, the constants, [latent].
 
     Returns:
       Parameters of the same model and shape.
@@ -65,7 +64,8 @@ def without_units(
       >>> import jax, jax.numpy as jnp, iwae_jax
       >>> from iwae_jax import latents
       >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
-      >>> pruned = latents.without_units(params, (jnp.arange(50) < 20,))
+      >>> active = iwae_jax.active_units(params, jnp.eye(784)[:9], jax.random.key(1))
+      >>> pruned = latents.without_units(params, (active.variances[0] > 0.01,), active.means)
 
     Reference:
       Burda et al. (2016), sec. 5.2.
@@ -82,8 +82,6 @@ def without_units(
             f"Expected keep to be bool of shapes {shapes}, got "
             f"{[(mask.dtype.name, mask.shape) for mask in masks]}."
         )
-    if means is None:
-        means = tuple(np.zeros(size) for size in model.latent_sizes)
     constants = [jnp.asarray(layer, jnp.result_type(float)) for layer in means]
     if [layer.shape for layer in constants] != shapes:
         raise ValueError(
@@ -120,14 +118,14 @@ def _fix_inputs(variables: PyTree, keep: np.ndarray, constant: Array) -> PyTree:
     """Set the weights from removed units to 0, and add to the biases what a constant input adds."""
     network = variables["params"]
     first = ["hidden_0"] if "hidden_0" in network else list(network)
-    removed = jnp.where(keep, 0.0, constant)
 
     def fixed(layer: PyTree) -> PyTree:
-        kernel, bias = layer["kernel"], layer["bias"]
+        kernel = layer["kernel"]
+        removed = jnp.where(keep, 0.0, constant).astype(kernel.dtype)
         return {
             **layer,
             "kernel": jnp.where(keep[:, None], kernel, 0.0),
-            "bias": bias + (removed @ kernel).astype(bias.dtype),
+            "bias": layer["bias"] + removed @ kernel,
         }
 
     return {**variables, "params": network | {name: fixed(network[name]) for name in first}}
