@@ -80,7 +80,7 @@ def test_the_discrepancy_does_not_depend_on_the_order_of_the_data():
     params = replace(params, recognition=jax.tree_util.tree_map_with_path(near, params.recognition))
     x = jnp.repeat(jnp.array([-0.5, 0.5]), 1000).repeat(4).reshape(2000, 4)
     shuffled = jax.random.permutation(KEY, x)
-    in_order, mixed = (aggregate.discrepancy(params, data, KEY) for data in (x, shuffled))
+    in_order, mixed = (float(aggregate.discrepancy(params, data, KEY)) for data in (x, shuffled))
     assert in_order == pytest.approx(mixed, rel=0.1)
     assert aggregate.discrepancy(params, x[:1000], KEY) > 2 * mixed
 

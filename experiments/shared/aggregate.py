@@ -41,7 +41,9 @@ def compare(cells: Cells, out: Path, lam: float, started: float) -> int:
             started = time.time()
             config, data, params = restore_run(folder.path, run.data.data_dir)
             x = observations(config, data, data.test, Keys.of(config).test_pixels)
-            mmd = discrepancy(params, x, jax.random.fold_in(Keys.of(config).other_samples, 0))
+            mmd = float(
+                discrepancy(params, x, jax.random.fold_in(Keys.of(config).other_samples, 0))
+            )
             terms = {key: float(summary["elbo_terms"][key]) for key in MEASURES[:4]}
             found.setdefault(name, []).append(terms | {"mmd": mmd, "test_nll": summary["test_nll"]})
     rows = table_rows(found)
@@ -90,7 +92,8 @@ def table_rows(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]
     return rows
 
 
-def discrepancy(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> float:
+@jax.jit
+def discrepancy(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> jax.Array:
     """The squared discrepancy of z ~ q(z | x) from draws of the prior: a mean over blocks of the data.
 
     Data that follow one another may be alike (MNIST's are sorted by writer). So each block takes every n-th
@@ -113,4 +116,4 @@ def discrepancy(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> float:
         )
         return jax.lax.map(lambda pair: training.MMD(1.0).distance(*pair), (z, prior)).mean()
 
-    return float(jax.lax.map(once, jax.random.split(key, REPEATS)).mean())
+    return jax.lax.map(once, jax.random.split(key, REPEATS)).mean()
