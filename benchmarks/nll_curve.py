@@ -161,19 +161,22 @@ def race(
     passes = dict.fromkeys(running, 0)
     due = dict.fromkeys(running, 1)
     curves = {name: Curve() for name in running}
+    latest: dict[str, iwae_jax.Params] = {}
     while running:
         name = min(running, key=lambda name: used[name])
         try:
-            used[name], params = next(running[name])
-        except StopIteration:
-            del running[name]
-            continue
-        passes[name] += 1
-        last = used[name] >= limit
+            used[name], latest[name] = next(running[name])
+            passes[name] += 1
+            last = used[name] >= limit
+        except StopIteration:  # the end of its recipe
+            last = True
+            if passes[name] in (0, *curves[name].passes):
+                del running[name]
+                continue
         if passes[name] < due[name] and not last:
             continue
         due[name] = max(passes[name] + 1, round(passes[name] * growth))
-        nll = evaluate(params)
+        nll = evaluate(latest[name])
         curves[name] = curves[name].add(used[name], passes[name], nll)
         say(f"{name}: {passes[name]} passes, {used[name]:.0f} s, NLL {nll:.2f}")
         if last or nll <= stop:
@@ -257,8 +260,8 @@ def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]
     limit = 0.01 if small else arguments.seconds
     curves = race(chosen, limit, evaluate, stop=min(arguments.targets), say=say)
     conditions = (
-        f"{data.name} ({data.source}), L=1, k = {k}, batch {batch}, dynamic binarization; NLL: minus "
-        f"L_{arguments.eval_k} on the first {len(x)} test images, binarized once"
+        f"{data.name} ({data.source}), L=1, k = {k}, batch {batch} in the paper's schedule, dynamic binarization; "
+        f"NLL: minus L_{arguments.eval_k} on the first {len(x)} test images, binarized once"
     )
     draw(arguments.out / "nll.png", curves, conditions.replace("; ", "\n"))
     return {

@@ -206,6 +206,13 @@ def test_trainers_take_turns_and_stop_at_the_target(tmp_path):
     assert curves["b"].seconds == (3.0, 6.0, 9.0)
     early = nll_curve.race(chosen, 9.0, lambda p: p, stop=96.5, say=lambda line: None)  # type: ignore[arg-type]
     assert early["b"].nll == (97.0, 94.0)
+
+    def short(limit):
+        yield from ((float(used), float(100 - used)) for used in range(1, 8))
+
+    ended = nll_curve.race({"a": short}, 99.0, lambda p: p, growth=2.0, say=lambda line: None)  # type: ignore[arg-type]
+    assert ended["a"].passes == (1, 2, 4, 7)  # the end of a recipe is evaluated too
+    assert ended["a"].nll[-1] == 93.0
     nll_curve.draw(tmp_path / "nll.png", curves, "made up")
     assert (tmp_path / "nll.png").stat().st_size > 1000
 
