@@ -260,8 +260,8 @@ def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]
     limit = 0.01 if small else arguments.seconds
     curves = race(chosen, limit, evaluate, stop=min(arguments.targets), say=say)
     conditions = (
-        f"{data.name} ({data.source}), L=1, k = {k}, batch {batch} in the paper's schedule, dynamic binarization; "
-        f"NLL: minus L_{arguments.eval_k} on the first {len(x)} test images, binarized once"
+        f"{data.name} ({data.source}), L=1, k = {k}, batch {batch} in the paper's schedule, dynamic "
+        f"binarization; NLL: minus L_{arguments.eval_k} on the first {len(x)} test images, binarized once"
     )
     draw(arguments.out / "nll.png", curves, conditions.replace("; ", "\n"))
     return {
