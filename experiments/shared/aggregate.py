@@ -13,7 +13,7 @@ from experiments.shared.datasets import data_caption, observations
 from experiments.shared.display import console, counted, print_table
 from experiments.shared.errors import DivergedError
 from experiments.shared.files import make_folder, write_csv, write_json
-from experiments.shared.results import Keys
+from experiments.shared.results import SURGERY_IMAGES, Keys
 from experiments.shared.runner import restore_run, run_one
 from experiments.shared.table_runs import Cells
 from iwae_jax import training
@@ -49,10 +49,11 @@ def compare(cells: Cells, out: Path, lam: float, started: float) -> int:
     rows = table_rows(found)
     run = cells.distinct()[0]
     images = counted(run.evaluation.eval_images or 0, "image")
+    terms_of = counted(min(SURGERY_IMAGES, run.evaluation.eval_images or 0), "image")
     passes, seeds = counted(run.schedule.passes or 0, "pass"), counted(rows[0]["seeds"], "seed")
     caption = (
-        f"{data_caption(run, cells.data_of(run))}; test split, first {images} (mmd: all); k=1, {passes}, "
-        f"{seeds}; InfoVAE with alpha=0, lambda={lam:g}"
+        f"{data_caption(run, cells.data_of(run))}; test split, NLL: first {images}, mmd: all, the "
+        f"others: first {terms_of}; k=1, {passes}, {seeds}; InfoVAE with alpha=0, lambda={lam:g}"
     )
     write_csv(out / "infovae.csv", rows)
     write_json(out / "infovae.json", {"about": caption, "rows": rows})

@@ -51,7 +51,7 @@ def refine(
 ) -> Refined:
     """Climb a bound of each datum in recognition parameters of its own; the model stays.
 
-    What is refined is the biases of q, and all other leaves of ``params.recognition`` with at most one axis.
+    It refines the biases of q, and all other leaves of ``params.recognition`` with at most one axis.
     For one stochastic layer they move the outputs of q's network to any value, so that a normal or planar q
     becomes the best of its family. Further layers, and families with networks of their own, such as an
     autoregressive flow, keep their weights unless ``weights`` is set: the refined q is then one of the family,
