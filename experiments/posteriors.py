@@ -6,9 +6,9 @@
 Every run has the same network, recipe and passes; only q(z | x), k and the seed differ. The first posterior
 is the baseline: differences from it are paired by seed, with standard errors over seeds. Backward passes are on
 at most 8 resampled samples. At k = 1 a richer posterior raises the ELBO; at k = 50 the bound makes up for
-part of a poor one (Burda et al., 2016, sec. 3; Kingma et al., 2016). Each run is one of experiments.mnist, in its
-folder: finished runs are kept, and the command resumes the others. Writes posteriors.csv, posteriors.json and
-posteriors.png to OUT_DIR/posteriors.
+part of a poor one (Burda et al., 2016, sec. 3; Kingma et al., 2016). Each run is one of experiments.mnist, in
+its folder: finished runs are kept, and the command resumes the others. Writes posteriors.csv, posteriors.json
+and posteriors.png to OUT_DIR/posteriors.
 """
 
 import time

@@ -12,6 +12,8 @@ import pytest
 import iwae_jax
 from experiments import discrete
 from experiments.shared import discrete_table
+from experiments.shared.flags import DataFlags
+from experiments.shared.table_flags import StudyFlags
 from iwae_jax import evaluation
 from tests.test_model_runs import type_it
 
@@ -41,6 +43,16 @@ def test_each_way_is_what_its_name_says():
     flat = [run.flat() for (run,) in cells.values()]
     same = [{n: v for n, v in f.items() if n not in ("latents", "gradient")} for f in flat]
     assert all(one == same[0] for one in same)
+
+
+def test_the_runs_have_the_values_of_the_flags():
+    values = {"passes": 3, "first_rate": 1e-3, "precision": "bfloat16", "out_dir": "elsewhere"}
+    values |= {"eval_k": 7, "eval_images": 9}
+    study, data = StudyFlags(**values), DataFlags(dataset="digits")
+    for (run,) in discrete.Discrete(study=study, data=data).runs().values():
+        flat = run.flat()
+        assert {name: flat[name] for name in values} == values
+        assert (flat["dataset"], flat["algorithm"]) == ("digits", "adam")
 
 
 def test_a_relaxed_model_is_evaluated_as_a_binary_one():

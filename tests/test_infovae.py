@@ -81,7 +81,7 @@ def test_the_discrepancy_does_not_depend_on_the_order_of_the_data():
     x = jnp.repeat(jnp.array([-0.5, 0.5]), 1000).repeat(4).reshape(2000, 4)
     shuffled = jax.random.permutation(KEY, x)
     in_order, mixed = (float(aggregate.discrepancy(params, data, KEY)) for data in (x, shuffled))
-    assert in_order == pytest.approx(mixed, rel=0.1)
+    assert in_order == pytest.approx(mixed, abs=4 * 0.001)  # its standard deviation over 20 keys
     assert aggregate.discrepancy(params, x[:1000], KEY) > 2 * mixed
 
 

@@ -118,6 +118,16 @@ def test_a_refined_evaluation_has_a_q_of_its_own_for_each_image(monkeypatch):
     assert said not in differences(config, DATA, summary | {"refine_steps": 0})
 
 
+def test_the_units_of_a_summary_are_those_of_the_model():
+    keys = Keys.of(Config.of(k=2, seed=3))
+    params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig((4,), (3, 2), ((3,), (3,))))
+    x = iwae_jax.data.binarize(TEST, keys.test_pixels, 255.0)
+    found, active = results._latents(params, x, keys), iwae_jax.active_units(params, x, keys.active)
+    for name, layers in (("activity", active.variances), ("unit_means", active.means)):
+        for got, layer in zip(found[name], layers, strict=True):
+            np.testing.assert_allclose(got, layer, rtol=1e-6)
+
+
 def test_the_cost_of_pruning_is_the_pruned_nll_minus_the_whole_one(monkeypatch):
     """Units under the threshold of 0.01 are removed. Without them, log p(x) is 1.5 times as large."""
     kept = []
