@@ -19,6 +19,7 @@ from benchmarks import programs
 from benchmarks.cases import Case, config_of
 from benchmarks.timing import seconds_of
 from benchmarks.work import Task, like_params
+from iwae_jax import models
 from iwae_jax.training import recipes
 
 K, BATCH = 50, 20
@@ -87,15 +88,19 @@ def by_recipe(name: str) -> Callable[..., Trainer]:
             return jax.block_until_ready((state, bounds))[0]
 
         def train(limit: float) -> Iterator[tuple[float, iwae_jax.Params]]:
+            start = params
+            if recipe.precision is not None:
+                start = models.in_precision(params, recipe.precision)
             for samples in {recipe.samples(1, k), k}:
-                one(iwae_jax.TrainState.create(params, optimizer), samples)  # compiles
-            state, seconds = iwae_jax.TrainState.create(params, optimizer), 0.0
+                one(iwae_jax.TrainState.create(start, optimizer), samples)  # compiles
+            state, seconds = iwae_jax.TrainState.create(start, optimizer), 0.0
             for number in range(1, recipe.passes + 1):
                 begun = time.perf_counter()
                 state = one(state, recipe.samples(number, k))
                 seconds += time.perf_counter() - begun
-                # A copy, since the next pass donates the arrays.
-                yield seconds, jax.tree.map(jnp.array, state.params)
+                # A copy, since the next pass donates the arrays; evaluated in the precision of params.
+                weights = jax.tree.map(jnp.array, state.params)
+                yield seconds, dataclasses.replace(weights, model=params.model)
                 if seconds >= limit:
                     return
 

@@ -61,6 +61,7 @@ class Arguments:
                 seed=self.seed,
                 passes=self.passes,
                 preset="table",
+                precision="float32",
                 eval_k=self.eval_k,
                 eval_images=self.eval_images,
                 out_dir=self.out_dir,

@@ -52,6 +52,7 @@ class Ladder:
         """The rungs from below: the name, the change, and the run of each."""
         base = Config.of(
             preset="table",
+            precision="float32",
             gradient="reparam",  # of every rung, so that only what is named changes
             resampled=0,
             latent_sizes=(self.latents,),

@@ -12,11 +12,12 @@ import pytest
 
 import iwae_jax
 from experiments import evaluate as evaluate_command
-from experiments.shared import command, config, datasets, drawing, published, runner
+from experiments.shared import card, command, config, datasets, drawing, published, runner
 from experiments.shared.folders import RunFolder
 from iwae_jax import checkpoints, evaluation, gradients
 from iwae_jax.data import files as data_files
 from iwae_jax.data import tfds as data_tfds
+from iwae_jax.training import recipes
 from iwae_jax.training.recipes import PAPER, Recipe
 from tests import files
 from tests.test_checkpoints import empty, flip_a_bit
@@ -371,7 +372,29 @@ def test_the_precision_is_that_of_training_not_of_the_evaluation(run, folder, mo
     saved = json.loads((folder / "config.json").read_text())
     assert (saved["precision"], saved["eval_precision"]) == ("bfloat16", "bfloat16")
     config_, _, params = runner.restore_run(folder, None)
-    assert config_.model(64).precision == params.model.precision == "bfloat16"
+    assert config_.recipe().precision == params.model.precision == "bfloat16"
+
+
+def test_a_preset_trains_in_its_precision(run, folder, monkeypatch):
+    """Of so many images that it is not the recipe of few; the files and the table say so."""
+    monkeypatch.setattr(recipes, "SMALL", 1_000)
+    seen = []
+    original = iwae_jax.train_epoch
+
+    def spy(state, *arguments, **options):
+        seen.append(state.params.model.precision)
+        return original(state, *arguments, **options)
+
+    monkeypatch.setattr(iwae_jax, "train_epoch", spy)
+    _, printed = run()
+    assert seen == ["bfloat16"] * 2
+    assert "bfloat16 products" in printed and "precision in training: bfloat16" in printed
+    facts = json.loads((folder / "data.json").read_text())
+    assert facts["recipe"]["precision"] == "bfloat16"
+    assert runner.restore_run(folder, None)[2].model.precision == "float32"
+    card.publish(folder, "one", folder.parent / "cards", None)
+    about = json.loads((folder.parent / "cards" / "one.json").read_text())
+    assert about["training"]["precision"] == "bfloat16"
 
 
 def test_evaluating_again(run, folder, monkeypatch, capsys):
@@ -509,7 +532,7 @@ def test_what_differs_from_the_paper_is_said(run):
         "batch_size: 100, not 20",
         "gradient: dreg, not reparam",
         "stage_base: 2, not 3",
-        "precision: tensorfloat32, not float32",
+        "precision in training: tensorfloat32, not float32",
         "loss: the mean over a batch",
     ):
         assert line in printed

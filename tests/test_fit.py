@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +12,14 @@ import pytest
 
 import iwae_jax
 from iwae_jax import training
-from iwae_jax.training import Recipe, fit, fitting, train_epoch
+from iwae_jax.training import Recipe, fit, fitting, recipes, train_epoch
 from tests.test_estimators import flat
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(50, 3)) + np.array([1.0, -2.0, 0.5])
 CONFIG = iwae_jax.ModelConfig((3,), (2,), ((6,),), likelihood="normal")
 RECIPE = Recipe(passes=6, batch_size=16, rate_decay="cosine", first_rate=1e-2, warm_up=1.0)
-OPTIONS = {"k": 4, "recipe": RECIPE, "progress": False}
+OPTIONS: dict[str, Any] = {"k": 4, "recipe": RECIPE, "progress": False}
 
 
 def test_a_fit_is_its_passes():
@@ -39,6 +41,32 @@ def test_a_fit_is_its_passes():
     held = iwae_jax.bound(found.params, jnp.asarray(found.held_out, float), keys[3], 4).mean()
     np.testing.assert_allclose(found.history[-1]["held_out_bound"], held, rtol=1e-5)
     assert found.history[-1]["train_bound"] > found.history[0]["train_bound"]
+
+
+def test_the_precision_of_a_recipe_is_that_of_training():
+    recipe = replace(RECIPE, passes=2, precision="bfloat16")
+    found = fit(CONFIG, X, k=4, recipe=recipe, progress=False)
+    assert found.params.model == CONFIG
+    assert found.state.params.model == replace(CONFIG, precision="bfloat16")
+    assert (flat(found.params) == flat(found.state.params)).all()
+    for model in (CONFIG, replace(CONFIG, precision="bfloat16")):
+        line = fit(model, X, k=4, recipe=replace(RECIPE, passes=2), progress=False).history[-1]
+        same = line["train_bound"] == found.history[-1]["train_bound"]
+        assert same == (model.precision == "bfloat16")
+    keys = jax.random.split(jax.random.key(0), 4)
+    held = iwae_jax.bound(found.params, jnp.asarray(found.held_out, float), keys[3], 4).mean()
+    np.testing.assert_allclose(found.history[-1]["held_out_bound"], held, rtol=1e-6)
+
+
+def test_a_preset_is_of_its_precision_for_binary_data_alone(monkeypatch):
+    monkeypatch.setattr(recipes, "SMALL", 10)
+    binary = iwae_jax.ModelConfig((3,), (2,), ((4,),))
+    for config, data, expected in (
+        (CONFIG, X[:20], "float32"),
+        (binary, X[:20] > 0, "bfloat16"),
+    ):
+        state = fit(config, data, k=2, progress=False).state
+        assert state.params.model.precision == expected
 
 
 def test_early_stopping_returns_the_best_pass():

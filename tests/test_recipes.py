@@ -50,6 +50,7 @@ def test_the_cosine():
         ({"warm_up": 1.0}, "Expected warm_up to be 0 for stages"),
         ({"warm_up": 9.0, "rate_decay": "cosine"}, "Expected warm_up to be a number in"),
         ({"adam_beta2": 1.0}, "Expected adam_beta2 to be"),
+        ({"precision": "half"}, "Expected precision to be None or one of float32, .*got 'half'"),
     ],
 )
 def test_a_recipe_refuses(fields, message):
@@ -91,6 +92,22 @@ def test_presets(name, layers, images):
         assert recipe == PAPER
     if name == "table":  # a cell must not borrow another cell's training
         assert {recipe.samples(n, 50) for n in range(1, recipe.passes + 1)} == {50}
+
+
+def test_the_precision_of_a_preset():
+    """bfloat16 in training, but for few data, the paper's protocol, and data that are not binary."""
+    for name in PRESETS:
+        expected = None if name == "paper" else "bfloat16"
+        assert recipes.preset(name).precision == expected
+        assert recipes.preset(name, images=9_999, layers=2).precision is None
+        assert Config.of(preset=name).recipe(59_600).precision == expected
+    table = {"likelihood": "normal", "binarization": "none"}
+    assert Config.of(**table).recipe(59_600).precision is None
+    assert Config.of(**table, precision="bfloat16").recipe(59_600).precision == "bfloat16"
+    assert Config.of(precision="float32").recipe(59_600).precision == "float32"
+    # Versions before it wrote the name of what they took.
+    saved = Config().to_json() | {"precision": "float32"}
+    assert Config.from_json(saved).recipe(59_600).precision == "float32"
 
 
 def test_any_field_is_a_flag():

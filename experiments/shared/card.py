@@ -59,7 +59,7 @@ def publish(run_dir: Path, name: str, folder: Path, data_dir: str | None) -> Non
             "k": k,
             "samples_of_the_first_pass": min(k, recipe["first_k"]) if recipe["first_passes"] else k,
             "seed": config.run.seed[0],
-            "precision": config.run.precision,
+            "precision": recipe.get("precision") or config.schedule.precision or "float32",
             "recipe": recipe,
             "train_bound": summary["train_bound"],
             "seconds": summary["seconds"],

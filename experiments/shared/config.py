@@ -92,8 +92,6 @@ class RunFlags(DeviceFlags):
     """Seed of all randomness (sweep)."""
     after: Annotated[str | None, optional("RUN_DIR", "new parameters")] = None
     """Start from the parameters and the Adam state of this finished run."""
-    precision: Precision = "float32"
-    """Precision of matrix products in training. bfloat16 rounds operands alone; sums are float32."""
     out_dir: str = "runs"
     """Write run folders to OUT_DIR/EXPERIMENT/NAME."""
     overwrite: Annotated[bool, SWITCH] = False
@@ -193,7 +191,7 @@ class Config:
         defaults, values = Config().flat(), self.flat()
         schedule = [each.name for each in fields(ScheduleFlags)]
         climb = ("kl_weight", "kl_warm_up", "mmd", "mmd_kernel")
-        for name in ("chunk", *climb, "binarization", *schedule, "precision"):
+        for name in ("chunk", *climb, "binarization", *schedule):
             value = values[name]
             if value != defaults[name]:
                 parts.append(f"{name}_{value}" if isinstance(value, str) else f"{name}{value}")
@@ -220,11 +218,16 @@ class Config:
 
     def recipe(self, images: int = recipes.SMALL) -> Recipe:
         """The recipe of a run with so many training images."""
-        return self.bound.recipe(self.schedule.recipe(images, self.network.depth), self.model(784))
+        recipe = self.bound.recipe(
+            self.schedule.recipe(images, self.network.depth), self.model(784)
+        )
+        if self.schedule.precision is None and self.network.likelihood != "bernoulli":
+            recipe = replace(recipe, precision=None)  # the presets' was measured on binary images
+        return recipe
 
     def model(self, pixels: int, data_shape: tuple[int, ...] = ()) -> ModelConfig:
         """The model of a run, for flat images of so many pixels, and of a shape if it is known."""
-        return replace(self.network.model(pixels, data_shape), precision=self.run.precision)
+        return self.network.model(pixels, data_shape)
 
     def to_json(self) -> dict[str, Any]:
         """The content of a run's config.json: flat, one value for each flag."""
@@ -270,6 +273,8 @@ _GROUPS = {
 def _of_former_version(values: dict[str, Any]) -> dict[str, Any]:
     """The flags that differ for a config.json of an earlier version: all had the paper's schedule."""
     changed: dict[str, Any] = {"preset": "paper"}
+    if values["precision"] == "float32":
+        changed["precision"] = None
     if values["stages"] is None and values["passes"] is None and values["preset"] == "quick":
         stages = 5 if values["data_source"] == "embedded" else 3
         changed["passes"] = stage_passes(stages, base=values["stage_base"])

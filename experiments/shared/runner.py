@@ -111,11 +111,17 @@ def run_one(
 def _in_words(recipe: Recipe, k: int) -> str:
     """The course of a run in one line."""
     first = counted(recipe.first_passes, "pass") if recipe.samples(1, k) < k else ""
+    narrow = f"; {recipe.precision} products" if recipe.precision else ""
     growth = f"{first} with k = {recipe.samples(1, k)}, then k = {k}; " if first else f"k = {k}; "
     return (
         f"{counted(recipe.passes, 'pass')}: {growth}batch {recipe.batch_size}; gradient "
-        f"{recipe.estimator(k)}; {recipe.rate_decay} from {recipe.first_rate:g} to {recipe.last_rate:g}"
+        f"{recipe.estimator(k)}; {recipe.rate_decay} from {recipe.first_rate:g} to {recipe.last_rate:g}{narrow}"
     )
+
+
+def in_training(params: iwae_jax.Params, recipe: Recipe) -> iwae_jax.Params:
+    """The parameters with the precision of a recipe."""
+    return params if recipe.precision is None else models.in_precision(params, recipe.precision)
 
 
 def _for_evaluation(config: Config, params: iwae_jax.Params) -> iwae_jax.Params:
@@ -192,7 +198,7 @@ def initial_state(config: Config, data: Dataset) -> TrainState:
         return replace(state, optimizer=optimizer)
     model = config.model(data.train.shape[1], data.data_shape)
     params = iwae_jax.init(Keys.of(config).init, model, data_mean=data.mean)
-    return TrainState.create(params, optimizer)
+    return TrainState.create(in_training(params, recipe), optimizer)
 
 
 def _last_state(path: Path, data: Dataset) -> tuple[Config, TrainState]:

@@ -8,6 +8,7 @@ from experiments.shared.checks import check_fractions, check_least, check_positi
 from experiments.shared.errors import UsageError
 from experiments.shared.flags import choices, optional
 from iwae_jax import training
+from iwae_jax.models import PRECISIONS
 from iwae_jax.training import Recipe, recipes
 
 OfPreset = optional("INT")
@@ -53,13 +54,16 @@ class ScheduleFlags:
     """soap: Adam in the basis of Shampoo's preconditioner."""
     loss: Annotated[str | None, choices(recipes.LOSSES, "")] = None
     """Loss of a batch. The paper's code uses sum, which divides Adam's epsilon by the batch size."""
+    precision: Annotated[str | None, choices(PRECISIONS, "")] = None
+    """Precision of matrix products in training. bfloat16 rounds operands alone; sums are float32."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_least(self, batch_size=1, total_stages=1, stage_base=1, stages=1, passes=1, first_k=1)
         check_least(self, first_passes=0)
         known_names = {
-            "rate_decay": recipes.DECAYS, "loss": recipes.LOSSES, "algorithm": recipes.ALGORITHMS
+            "rate_decay": recipes.DECAYS, "loss": recipes.LOSSES, "algorithm": recipes.ALGORITHMS,
+            "precision": tuple(PRECISIONS),
         }  # fmt: skip
         for name, known in known_names.items():
             if getattr(self, name) not in (None, *known):

@@ -97,8 +97,8 @@ def differences(config: Config, data: Dataset, summary: dict[str, Any]) -> list[
     ):
         if name not in ignored and getattr(recipe, name) != getattr(PAPER, name):
             lines.append(f"{name}: {getattr(recipe, name)}, not {getattr(PAPER, name)}")
-    if config.run.precision != paper.run.precision:
-        lines.append(f"precision: {config.run.precision}, not {paper.run.precision}")
+    if (recipe.precision or "float32") != "float32":
+        lines.append(f"precision in training: {recipe.precision}, not float32")
     if config.evaluation.eval_precision != paper.evaluation.eval_precision:
         lines.append(f"precision of the NLL: {config.evaluation.eval_precision}, not float32")
     if recipe.estimator(k) != PAPER.gradient:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from experiments.shared.checks import check_least, check_positive
-from experiments.shared.config import Config, Precision
+from experiments.shared.config import Config
 from experiments.shared.flags import DataFlags, Images, SourceFlags, choices, optional
+from iwae_jax.models import PRECISIONS
 from iwae_jax.training.recipes import LOSSES
 
 
@@ -17,7 +18,7 @@ class TableFlags:
     """Passes over the data. In table2: passes of the first part."""
     loss: Annotated[str | None, choices(LOSSES, "that of --preset")] = None
     """Loss of a batch; see experiments.mnist --help."""
-    precision: Precision = "float32"
+    precision: Annotated[str | None, choices(PRECISIONS, "that of --preset")] = None
     """Precision of the products in training; see experiments.mnist --help."""
     eval_k: int = 5000
     """Importance samples of the test likelihood."""
@@ -44,7 +45,7 @@ class StudyFlags:
     """Passes over the data of every run."""
     first_rate: float = 2e-3
     """Highest learning rate of every run."""
-    precision: Precision = "float32"
+    precision: Annotated[str | None, choices(PRECISIONS, "bfloat16; float32 for few data")] = None
     """Precision of the products in training; see experiments.mnist --help."""
     eval_k: int = 500
     """Importance samples of the test likelihood."""

@@ -17,7 +17,7 @@ import numpy as np
 from iwae_jax.checks import as_numbers, check_number, check_positive_int
 from iwae_jax.data.binarization import draw_pixels
 from iwae_jax.gradients import DEFAULT, DISCRETE, bound
-from iwae_jax.models import ModelConfig
+from iwae_jax.models import ModelConfig, in_precision
 from iwae_jax.objectives import IWAE
 from iwae_jax.objectives import named as named_objective
 from iwae_jax.protocol import Params, datum_keys, init
@@ -123,17 +123,17 @@ def fit(
     eight_bit = data.dtype == np.uint8 and config.data_range == (0, 1)
     top = float(maximum) if maximum is not None else 255.0 if eight_bit else 1.0
     k, function = check_positive_int("k", k), named_objective(objective)
-    recipe = _fitting(
-        recipe or preset("quick", images=len(own), layers=len(config.latent_sizes)),
-        config,
-        function,
-        k,
-    )
+    if recipe is None:
+        recipe = preset("quick", images=len(own), layers=len(config.latent_sizes))
+        if not binary:  # for which the preset's precision was not measured
+            recipe = replace(recipe, precision=None)
+    recipe = _fitting(recipe, config, function, k)
     steps = -(-len(own) // recipe.batch_size)
     keys = jax.random.split(jax.random.key(seed), 4)
     mean = np.nansum(own.astype(np.float64), axis=0) / top
     mean /= np.maximum(1, np.sum(~np.isnan(own.astype(np.float64)), axis=0))
     params = init(keys[0], config, data_mean=mean)
+    params = in_precision(params, recipe.precision or config.precision)
     state = TrainState.create(params, recipe.optimizer(steps))
     x = jnp.asarray(out, jnp.result_type(float)) / top
     x = draw_pixels(out, datum_keys(keys[1], len(out)), top) if binary and len(out) else x
@@ -161,7 +161,9 @@ def fit(
                 "pass": number,
                 "k": samples,
                 "train_bound": float(np.mean(np.asarray(bounds, np.float64))),
-                "held_out_bound": _mean_bound(state.params, x, keys[3], k, function),
+                "held_out_bound": _mean_bound(
+                    in_precision(state.params, config.precision), x, keys[3], k, function
+                ),
             }
             if not all(math.isfinite(v) for v in line.values() if v is not None):
                 raise FloatingPointError(
@@ -172,7 +174,7 @@ def fit(
             advance(line)
     kept.save(course, last=True)
     chosen = course.state.params if patience is None else course.best
-    return Fitted(chosen, course.state, course.history, out)
+    return Fitted(in_precision(chosen, config.precision), course.state, course.history, out)
 
 
 @dataclass(frozen=True)

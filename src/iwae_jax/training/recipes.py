@@ -18,6 +18,7 @@ from iwae_jax.gradients import (
     named,
     resampled,
 )
+from iwae_jax.models.products import PRECISIONS
 from iwae_jax.training.penalties import KERNELS, MMD
 from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
 from iwae_jax.training.soap import soap
@@ -53,6 +54,8 @@ class Recipe:
       adam_beta2: the decay of Adam's mean square gradient.
       adam_eps: Adam's epsilon.
       algorithm: ``"adam"``; or ``"soap"``, Adam in the basis of Shampoo's preconditioner: `training.soap`.
+      precision: the precision of the products in training, a name in `models.products.PRECISIONS`; None
+        takes the model's.
       loss: ``"mean"`` over a batch, or ``"sum"``, as the paper's code has it. Adam's step does not depend on
         the scale of the gradient, except through epsilon: a sum divides it by the batch size.
       kl_weight: the weight of the KL term in what is climbed.
@@ -93,6 +96,7 @@ class Recipe:
     kl_warm_up: float = 0.0
     mmd: float = 0.0
     mmd_kernel: str = "imq"
+    precision: str | None = None
 
     def __post_init__(self):
         for name in ("passes", "batch_size", "first_k", "total_stages", "stage_base"):
@@ -113,6 +117,10 @@ class Recipe:
                 raise ValueError(
                     f"Expected {name} to be one of {values}, got {getattr(self, name)!r}."
                 )
+        if self.precision is not None and self.precision not in PRECISIONS:
+            raise ValueError(
+                f"Expected precision to be None or one of {', '.join(PRECISIONS)}, got {self.precision!r}."
+            )
         for name in ("first_rate", "last_rate", "adam_eps"):
             check_number(name, getattr(self, name), 0.0, math.inf, open_low=True, open_high=True)
         for name in ("adam_beta1", "adam_beta2"):
@@ -219,7 +227,7 @@ class Ramp:
         return self.to * jnp.minimum(share, 1.0)
 
 
-_LATER = ("algorithm", "kl_weight", "kl_warm_up", "mmd", "mmd_kernel")
+_LATER = ("algorithm", "kl_weight", "kl_warm_up", "mmd", "mmd_kernel", "precision")
 
 PAPER = Recipe(passes=stage_passes(8))
 """The protocol of Burda et al. (2016), sec. 5."""
@@ -235,6 +243,8 @@ _FAST = Recipe(
     first_rate=4e-3,
     last_rate=2e-5,
     warm_up=1.0,
+    adam_eps=1e-8,
+    precision="bfloat16",
 )
 
 _DEEP_RATE = 2e-3
@@ -243,7 +253,7 @@ _DEEP_RATE = 2e-3
 SMALL = 10_000
 """Fewer training data than this have recipes of their own: a pass over them has few steps."""
 
-_SOAP = replace(_FAST, algorithm="soap", adam_eps=1e-8, first_rate=3e-3)
+_SOAP = replace(_FAST, algorithm="soap", first_rate=3e-3)
 
 _PRESETS = {
     "quick": _FAST,
@@ -252,12 +262,12 @@ _PRESETS = {
     "paper": PAPER,
 }
 # Passes, and how many of them take fewer samples, for two or more stochastic layers.
-_DEEP_PASSES = {"quick": (140, 135), "long": (150, 110), "table": (60, 0)}
+_DEEP_PASSES = {"quick": (115, 110), "long": (150, 110), "table": (60, 0)}
 _PRESETS_FOR_LAYERS = _PRESETS | {
     name: replace(_PRESETS[name], passes=passes, first_passes=first, first_rate=_DEEP_RATE)
     for name, (passes, first) in _DEEP_PASSES.items()
 }
-_FEW = replace(_FAST, passes=120, first_passes=0)
+_FEW = replace(_FAST, passes=120, first_passes=0, adam_eps=1e-4, precision=None)
 _PRESETS_FOR_FEW = _PRESETS | dict.fromkeys(_DEEP_PASSES, _FEW)
 PRESETS = tuple(_PRESETS)
 
