@@ -21,7 +21,7 @@ BLOCK = 500  # images in a block, at most
 WEIGHTS = 500_000  # log-weights in a block, at most
 STORED = 100  # images whose log-weights a run keeps
 SURGERY_IMAGES = 2000  # images whose posteriors are mixed; the cost is quadratic
-PRUNED_IMAGES = 1000
+PRUNED_IMAGES = 500
 
 
 class Keys(NamedTuple):
