@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from iwae_jax import objectives
+from iwae_jax import gradients, objectives
 from iwae_jax.gradients import Coefficients
 from iwae_jax.gradients.resampling import resample
 from iwae_jax.objectives import CUBO, ELBO, IWAE, PIWAE, TVO, Jackknife, Renyi
@@ -53,6 +53,18 @@ def test_resampled_sums_have_the_mean_of_whole_sums():
     got = jax.vmap(sums)(offsets).mean(axis=0)
     expected = [float(jnp.sum(a * values)) for a in jax.tree.leaves(weighed)]
     np.testing.assert_allclose(got, expected, atol=2e-3)
+
+
+@pytest.mark.parametrize("gradient", ["reparam", "dreg"])
+def test_resampled_samples_of_a_vae_are_those_of_a_smaller_k(gradient):
+    """8 of 50 equal weights are 8 different samples of 1/8 each: a gradient like any of k = 8."""
+    log_w = 3 * jax.random.normal(KEY, (50, 40))
+    weighed = gradients.named(gradient).coefficients(ELBO(), log_w)
+    samples, chosen = resample(8, jax.random.uniform(KEY, (40,)), weighed)
+    assert all(len(set(row)) == 8 for row in samples.tolist())
+    whole = gradients.named(gradient).coefficients(ELBO(), log_w[:8])
+    for one, same in zip(jax.tree.leaves(chosen), jax.tree.leaves(whole), strict=True):
+        np.testing.assert_allclose(one, same, rtol=1e-5)
 
 
 def test_resampling_never_takes_what_has_no_weight():
