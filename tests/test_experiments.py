@@ -388,6 +388,9 @@ def test_a_preset_trains_in_its_precision(run, folder, monkeypatch):
     monkeypatch.setattr(iwae_jax, "train_epoch", spy)
     _, printed = run()
     assert seen == ["bfloat16"] * 2
+    # Its own precision, not that of the run before.
+    assert run("--after", folder, "--precision", "float32")[0] == 0
+    assert seen == ["bfloat16"] * 2 + ["float32"] * 2
     assert "bfloat16 products" in printed and "precision in training: bfloat16" in printed
     facts = json.loads((folder / "data.json").read_text())
     assert facts["recipe"]["precision"] == "bfloat16"

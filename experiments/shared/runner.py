@@ -94,7 +94,7 @@ def run_one(
         if summary is None:
             with ambient(config.run.mesh):
                 state, seconds = train(config, folder, data, started)
-                params = _for_evaluation(config, state.params)
+                params = _in_precision(state.params, config.evaluation.eval_precision)
                 found = evaluate(
                     config, params, data, config.evaluation.eval_k, config.evaluation.eval_images
                 )
@@ -119,16 +119,17 @@ def _in_words(recipe: Recipe, k: int) -> str:
     )
 
 
-def in_training(params: iwae_jax.Params, recipe: Recipe) -> iwae_jax.Params:
-    """The parameters with the precision of a recipe."""
-    return params if recipe.precision is None else models.in_precision(params, recipe.precision)
+def _in_precision(tree: Any, precision: str) -> Any:
+    """The same with another precision of the products of all parameters in it: Adam's means are some too.
 
+    A model of one's own has none, and stays as it is.
+    """
 
-def _for_evaluation(config: Config, params: iwae_jax.Params) -> iwae_jax.Params:
-    """The parameters with the precision of the evaluation."""
-    precision = config.evaluation.eval_precision
-    changed = isinstance(params.model, iwae_jax.ModelConfig) and params.model.precision != precision
-    return models.in_precision(params, precision) if changed else params
+    def change(node: Any) -> Any:
+        known = isinstance(node, iwae_jax.Params) and isinstance(node.model, iwae_jax.ModelConfig)
+        return models.in_precision(node, precision) if known else node
+
+    return jax.tree.map(change, tree, is_leaf=lambda node: isinstance(node, iwae_jax.Params))
 
 
 def _save_results(
@@ -195,10 +196,12 @@ def initial_state(config: Config, data: Dataset) -> TrainState:
                 raise UsageError(
                     f"Expected --after a run with {name} {here[name]}, got one with {there[name]}."
                 )
-        return replace(state, optimizer=optimizer)
+        state = replace(state, optimizer=optimizer)
+        return _in_precision(state, recipe.precision or "float32")
     model = config.model(data.train.shape[1], data.data_shape)
     params = iwae_jax.init(Keys.of(config).init, model, data_mean=data.mean)
-    return TrainState.create(in_training(params, recipe), optimizer)
+    params = _in_precision(params, recipe.precision or "float32")
+    return TrainState.create(params, optimizer)
 
 
 def _last_state(path: Path, data: Dataset) -> tuple[Config, TrainState]:
@@ -358,7 +361,7 @@ def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae
     config.replace(after=None).check()  # the run that it started from may be gone
     data = from_first(load_data, config)
     params = devices.everywhere(_last_state(path, data)[1].params)
-    return config, data, _for_evaluation(config, params)
+    return config, data, _in_precision(params, config.evaluation.eval_precision)
 
 
 def evaluate_again(
@@ -376,7 +379,7 @@ def evaluate_again(
     """
     config, data, params = restore_run(path, data_dir)
     config = config.replace(eval_precision=precision)
-    params = _for_evaluation(config, params)
+    params = _in_precision(params, precision)
     folder = RunFolder(path)
     result, diagnosis, _ = evaluate(config, params, data, k, images, seed, refine_steps)
     result |= {"samples_seed": seed}
