@@ -19,6 +19,7 @@ from benchmarks import __main__ as command
 from benchmarks import machine, nll_curve, ours, plain_jax, programs, report, work
 from benchmarks.cases import Case, config_of, steps_of
 from benchmarks.timing import Spread, Times, in_turn, ratio
+from iwae_jax.training import recipes
 
 FIRST, SECOND = Times(5.0, (1.0, 2.0, 4.0)), Times(2.5, (2.0, 1.0, 2.0))
 
@@ -217,7 +218,7 @@ def test_trainers_take_turns_and_stop_at_the_target(tmp_path):
     assert (tmp_path / "nll.png").stat().st_size > 1000
 
 
-def test_our_trainer_yields_parameters_that_stay(tmp_path):
+def test_our_trainer_yields_parameters_that_stay(tmp_path, monkeypatch):
     arguments = dataclasses.replace(
         command.smaller(command.Arguments(small=True, peers=("ours",))), out=tmp_path
     )
@@ -226,8 +227,17 @@ def test_our_trainer_yields_parameters_that_stay(tmp_path):
     assert curve["passes"][0] == 1 and np.isfinite(curve["nll"]).all()
     assert "digits (embedded)" in result["conditions"]
     assert (tmp_path / "nll.png").is_file()
+    monkeypatch.setattr(recipes, "SMALL", 10)  # a recipe of bfloat16 products, evaluated in float32
+    seen, original = [], nll_curve.iwae_jax.train_epoch
+
+    def spy(state, *given, **options):
+        seen.append(state.params.model.precision)
+        return original(state, *given, **options)
+
+    monkeypatch.setattr(nll_curve.iwae_jax, "train_epoch", spy)
     one = dataclasses.replace(arguments, programs=("ours, --preset=quick",))
     assert list(nll_curve.measure(one, lambda line: None)["curves"]) == ["ours, --preset=quick"]
+    assert set(seen) == {"bfloat16"}
     with pytest.raises(ValueError, match="Expected programs of 'time-to-nll', got none of"):
         nll_curve.measure(dataclasses.replace(arguments, programs=("x",)), lambda line: None)
 

@@ -346,6 +346,32 @@ def test_a_run_of_an_older_version_is_the_same_run(tmp_path):
         Config.from_json(json.loads(OLD) | {"colour": "red"})
 
 
+def test_the_precision_of_an_older_version_is_that_of_its_config(tmp_path):
+    """It wrote a name into config.json, and none into the recipe of data.json."""
+    facts = {"source": "embedded", "origin": "", "fingerprint": ""}
+    old_recipe = {"passes": 9}
+    for words, here, there, same in (
+        ("--preset paper", None, "float32", True),
+        ("", "bfloat16", "bfloat16", True),
+        ("", "bfloat16", "float32", False),
+        ("--precision float32", "float32", "float32", True),
+        ("--precision float32", "float32", "bfloat16", False),
+    ):
+        (run,) = typed(words).runs()
+        folder = RunFolder(tmp_path / f"{words}{there}")
+        folder.path.mkdir()
+        folder.write("config.json", run.to_json() | {"precision": there})
+        folder.write("data.json", facts | {"recipe": old_recipe})
+        new_recipe = old_recipe | ({"precision": here} if here else {})
+        if same:
+            folder.check(run, facts | {"recipe": new_recipe})
+            with pytest.raises(UsageError, match="recipe is"):
+                folder.check(run, facts | {"recipe": new_recipe | {"passes": 8}})
+        else:
+            with pytest.raises(UsageError, match=f"precision is '{there}' there and '{here}' here"):
+                folder.check(run, facts | {"recipe": new_recipe})
+
+
 def test_lists_in_a_config_are_no_difference(tmp_path):
     (run,) = typed("--objective tvo --partitions 0 0.5 1 --hidden-sizes 9,8").runs()
     folder = RunFolder(tmp_path)

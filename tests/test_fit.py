@@ -12,6 +12,7 @@ import pytest
 
 import iwae_jax
 from iwae_jax import training
+from iwae_jax.models.networks.base import MLP
 from iwae_jax.training import Recipe, fit, fitting, recipes, train_epoch
 from tests.test_estimators import flat
 
@@ -58,12 +59,18 @@ def test_the_precision_of_a_recipe_is_that_of_training():
     np.testing.assert_allclose(found.history[-1]["held_out_bound"], held, rtol=1e-6)
 
 
+def own_network(hidden_sizes, heads, activation="tanh", bias=0.0):
+    """A network that knows nothing of precision."""
+    return MLP(hidden_sizes=hidden_sizes, heads=heads, activation=activation, bias=bias)
+
+
 def test_a_preset_is_of_its_precision_for_binary_data_alone(monkeypatch):
     monkeypatch.setattr(recipes, "SMALL", 10)
     binary = iwae_jax.ModelConfig((3,), (2,), ((4,),))
     for config, data, expected in (
         (CONFIG, X[:20], "float32"),
         (binary, X[:20] > 0, "bfloat16"),
+        (replace(binary, network=own_network), X[:20] > 0, "float32"),
     ):
         state = fit(config, data, k=2, progress=False).state
         assert state.params.model.precision == expected
@@ -80,9 +87,9 @@ def test_early_stopping_returns_the_best_pass():
     np.testing.assert_allclose(again, values[best], rtol=1e-5)
 
 
-@pytest.mark.parametrize("patience", [None, 3])
-def test_a_fit_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch, patience):
-    options = OPTIONS | {"patience": patience}
+@pytest.mark.parametrize(("patience", "precision"), [(None, None), (3, "bfloat16")])
+def test_a_fit_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch, patience, precision):
+    options = OPTIONS | {"patience": patience, "recipe": replace(RECIPE, precision=precision)}
     whole = fit(CONFIG, X, **options, folder=tmp_path / "whole")
     calls = itertools.count(1)
 

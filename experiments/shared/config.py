@@ -221,7 +221,8 @@ class Config:
         recipe = self.bound.recipe(
             self.schedule.recipe(images, self.network.depth), self.model(784)
         )
-        if self.schedule.precision is None and self.network.likelihood != "bernoulli":
+        binary = self.network.likelihood == "bernoulli" and self.data.binarization != "none"
+        if self.schedule.precision is None and not binary:
             recipe = replace(recipe, precision=None)  # the presets' was measured on binary images
         return recipe
 

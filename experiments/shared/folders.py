@@ -84,7 +84,9 @@ class RunFolder:
             saved = self.read("config.json")
             if saved is not None:
                 there = Config.from_json(saved).to_json()
-                self._refuse_difference("config.json", there, config.to_json(), INCIDENTAL)
+                # The precision of a preset is known with the data: `check` compares it.
+                ignored = (*INCIDENTAL, "precision")
+                self._refuse_difference("config.json", there, config.to_json(), ignored)
         except UsageError:
             return False
         return saved is not None
@@ -119,14 +121,20 @@ class RunFolder:
             start = {"data.json", "data.json.partial", "config.json.partial"}
             if {file.name for file in self.path.iterdir()} - start:
                 raise UsageError(f"Expected {self.path} to be a run's folder, got other files.")
+        saved_data = self.read("data.json")
+        there_data = saved_data
         if saved is not None:
             # A config of an older version lacks flags that were added since: they have their defaults.
-            there = Config.from_json(saved).to_json()
-            self._refuse_difference("config.json", there, config.to_json(), INCIDENTAL)
-        saved_data = self.read("data.json")
-        if saved_data is not None:
-            ignored = ("origin",) if "recipe" in saved_data else ("origin", "recipe")
-            self._refuse_difference("data.json", saved_data, data, ignored)
+            there, here = Config.from_json(saved).to_json(), config.to_json()
+            # Older versions wrote the precision here where today's leave it to the recipe in data.json.
+            there["precision"] = _precision(there, saved_data or {})
+            here["precision"] = _precision(here, data)
+            self._refuse_difference("config.json", there, here, INCIDENTAL)
+            there_data = _without_precision(saved_data) if saved_data else None
+            data = _without_precision(data)
+        if there_data is not None:
+            ignored = ("origin",) if "recipe" in there_data else ("origin", "recipe")
+            self._refuse_difference("data.json", there_data, data, ignored)
         return saved, saved_data
 
     @contextlib.contextmanager
@@ -234,6 +242,18 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} holds another run ({name}): {'; '.join(differences)}. {advice}"
             )
+
+
+def _precision(config: dict[str, Any], facts: dict[str, Any]) -> str:
+    """The precision in training, from the contents of config.json and data.json."""
+    return config["precision"] or facts.get("recipe", {}).get("precision", "float32")
+
+
+def _without_precision(facts: dict[str, Any]) -> dict[str, Any]:
+    """The content of data.json, without the precision of its recipe."""
+    if "recipe" not in facts:
+        return facts
+    return facts | {"recipe": {n: v for n, v in facts["recipe"].items() if n != "precision"}}
 
 
 def former_name(leaf: str) -> str:

@@ -94,7 +94,7 @@ def run_one(
         if summary is None:
             with ambient(config.run.mesh):
                 state, seconds = train(config, folder, data, started)
-                params = _in_precision(state.params, config.evaluation.eval_precision)
+                params = in_precision(state.params, config.evaluation.eval_precision)
                 found = evaluate(
                     config, params, data, config.evaluation.eval_k, config.evaluation.eval_images
                 )
@@ -119,7 +119,7 @@ def _in_words(recipe: Recipe, k: int) -> str:
     )
 
 
-def _in_precision(tree: Any, precision: str) -> Any:
+def in_precision(tree: Any, precision: str) -> Any:
     """The same with another precision of the products of all parameters in it: Adam's means are some too.
 
     A model of one's own has none, and stays as it is.
@@ -197,10 +197,10 @@ def initial_state(config: Config, data: Dataset) -> TrainState:
                     f"Expected --after a run with {name} {here[name]}, got one with {there[name]}."
                 )
         state = replace(state, optimizer=optimizer)
-        return _in_precision(state, recipe.precision or "float32")
+        return in_precision(state, recipe.precision or "float32")
     model = config.model(data.train.shape[1], data.data_shape)
     params = iwae_jax.init(Keys.of(config).init, model, data_mean=data.mean)
-    params = _in_precision(params, recipe.precision or "float32")
+    params = in_precision(params, recipe.precision or "float32")
     return TrainState.create(params, optimizer)
 
 
@@ -267,7 +267,8 @@ def train(
             seconds.setdefault("to_first_step", time.time() - started)
             display.wait((state, bounds))
             bounds = np.asarray(bounds, np.float64)
-            validation = mean_bound(config, state.params, held_out, keys.held_out)
+            params = in_precision(state.params, config.evaluation.eval_precision)
+            validation = mean_bound(config, params, held_out, keys.held_out)
             what = _not_finite(state, bounds, validation, step)
             if what is not None:
                 with held():
@@ -361,7 +362,7 @@ def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae
     config.replace(after=None).check()  # the run that it started from may be gone
     data = from_first(load_data, config)
     params = devices.everywhere(_last_state(path, data)[1].params)
-    return config, data, _in_precision(params, config.evaluation.eval_precision)
+    return config, data, in_precision(params, config.evaluation.eval_precision)
 
 
 def evaluate_again(
@@ -379,7 +380,7 @@ def evaluate_again(
     """
     config, data, params = restore_run(path, data_dir)
     config = config.replace(eval_precision=precision)
-    params = _in_precision(params, precision)
+    params = in_precision(params, precision)
     folder = RunFolder(path)
     result, diagnosis, _ = evaluate(config, params, data, k, images, seed, refine_steps)
     result |= {"samples_seed": seed}

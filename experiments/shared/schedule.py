@@ -55,7 +55,7 @@ class ScheduleFlags:
     loss: Annotated[str | None, choices(recipes.LOSSES, "")] = None
     """Loss of a batch. The paper's code uses sum, which divides Adam's epsilon by the batch size."""
     precision: Annotated[str | None, choices(PRECISIONS, "")] = None
-    """Precision of matrix products in training. bfloat16 rounds operands alone; sums are float32."""
+    """Precision of matrix products in training; of presets, bfloat16 for 10,000 or more binary data."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""

@@ -45,7 +45,7 @@ class StudyFlags:
     """Passes over the data of every run."""
     first_rate: float = 2e-3
     """Highest learning rate of every run."""
-    precision: Annotated[str | None, choices(PRECISIONS, "bfloat16; float32 for few data")] = None
+    precision: Annotated[str | None, choices(PRECISIONS, "that of --preset=table")] = None
     """Precision of the products in training; see experiments.mnist --help."""
     eval_k: int = 500
     """Importance samples of the test likelihood."""

@@ -16,7 +16,7 @@ from experiments.shared.display import console, counted, duration, print_table
 from experiments.shared.errors import DivergedError
 from experiments.shared.folders import RunFolder, experiment_of
 from experiments.shared.results import WEIGHTS, Keys
-from experiments.shared.runner import initial_state, run_facts, run_one
+from experiments.shared.runner import in_precision, initial_state, run_facts, run_one
 from experiments.shared.saved import read_arrays
 from iwae_jax.data import Dataset
 from iwae_jax.training.checkpoints import Checkpoints
@@ -140,7 +140,8 @@ class Cells:
         x = observations(run, data, data.test[:images], keys.test_pixels)
 
         def weights(state):
-            iwae_jax.log_weights(state.params, x, keys.test, k).block_until_ready()
+            params = in_precision(state.params, run.evaluation.eval_precision)
+            iwae_jax.log_weights(params, x, keys.test, k).block_until_ready()
             return state
 
         what = ("evaluation", run.data.dataset, run.network, k, images)

@@ -36,8 +36,8 @@ class Fitted:
 
     Attributes:
       params: the parameters of the pass with the best held-out bound, or of the last one without early
-        stopping.
-      state: the train state after the last pass.
+        stopping; with the model that was given.
+      state: the train state after the last pass; its model has the recipe's precision.
       history: for each pass its number, ``"pass"``; its samples, ``"k"``; and mean bounds in nats,
         ``"train_bound"`` and ``"held_out_bound"`` (None without held-out data).
       held_out: the held-out data, as they were given.
@@ -72,8 +72,10 @@ def fit(
       config: the model.
       images: the data, [n, *data_shape]: uint8 or float; with ``config.missing``, NaN is a missing value.
       k: the importance samples of the bound.
-      recipe: how passes, rates and samples go; None for the preset "quick". Where the recipe's gradient
-        estimator does not go with the model, the default one is taken, or VIMCO for discrete latents.
+      recipe: how passes, rates and samples go, and the precision of the products in training; None for
+        the preset "quick", in the model's precision if the data are not binary. Where the recipe's
+        gradient estimator does not go with the model, the default one is taken, or VIMCO for discrete
+        latents.
       seed: the seed of all randomness, including the choice of the held-out data.
       maximum: the value that means one. Default: 255 for uint8 and a model of data in [0, 1], else 1.
       objective: the objective to maximise.
@@ -125,8 +127,8 @@ def fit(
     k, function = check_positive_int("k", k), named_objective(objective)
     if recipe is None:
         recipe = preset("quick", images=len(own), layers=len(config.latent_sizes))
-        if not binary:  # for which the preset's precision was not measured
-            recipe = replace(recipe, precision=None)
+        if not binary or not _takes(config, recipe.precision):
+            recipe = replace(recipe, precision=None)  # the presets' was measured on binary data
     recipe = _fitting(recipe, config, function, k)
     steps = -(-len(own) // recipe.batch_size)
     keys = jax.random.split(jax.random.key(seed), 4)
@@ -263,6 +265,15 @@ def _fitting(recipe: Recipe, config: ModelConfig, objective: Any, k: int) -> Rec
         recipe = replace(recipe, gradient=DEFAULT)
         recipe.check(objective, k, config)
     return recipe
+
+
+def _takes(config: ModelConfig, precision: str | None) -> bool:
+    """Whether the model's network takes a precision of its products: one of one's own may not."""
+    try:
+        replace(config, precision=precision or config.precision)
+    except ValueError:
+        return False
+    return True
 
 
 def _mean_bound(params: Params, x: Array, key: Any, k: int, objective: Any) -> float | None:

@@ -277,8 +277,9 @@ def preset(name: str, *, images: int = 59_600, layers: int = 1) -> Recipe:
 
     ``"quick"``: the lowest NLL of MNIST that a few minutes of two CPU cores give. ``"long"``: an hour of
     them. ``"table"``: for models that are compared, each trained at its own k from the start. ``"paper"``:
-    the paper's protocol. All but the last train with products of bfloat16: they were measured on binary
-    images. docs/recipes.md tells how they were found.
+    the paper's protocol. For `SMALL` or more data, all but the last train with products of
+    bfloat16: they were measured on binary images, so set ``precision`` to None for others. docs/recipes.md
+    tells how they were found.
 
     Args:
       name: one of `PRESETS`.
