@@ -189,6 +189,7 @@ COMMANDS = {
 SHARED_RANKS = {
     "errors": 0,
     "stopping": 0,
+    "precision": 0,
     "compiled": 0,
     "display": 0,
     "published": 0,

@@ -21,12 +21,13 @@ from experiments.shared.display import Display, console, counted, warn
 from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.files import write_atomically
 from experiments.shared.folders import RunFolder, former_name
+from experiments.shared.precision import in_precision
 from experiments.shared.processes import ambient, first, from_first, start
 from experiments.shared.results import Keys, evaluate, mean_bound
 from experiments.shared.run_pictures import pictures
 from experiments.shared.stopping import held
 from experiments.shared.summary import print_summary
-from iwae_jax import TrainState, checkpoints, devices, models
+from iwae_jax import TrainState, checkpoints, devices
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
 from iwae_jax.training import Recipe
@@ -117,19 +118,6 @@ def _in_words(recipe: Recipe, k: int) -> str:
         f"{counted(recipe.passes, 'pass')}: {growth}batch {recipe.batch_size}; gradient "
         f"{recipe.estimator(k)}; {recipe.rate_decay} from {recipe.first_rate:g} to {recipe.last_rate:g}{narrow}"
     )
-
-
-def in_precision(tree: Any, precision: str) -> Any:
-    """The same with another precision of the products of all parameters in it: Adam's means are some too.
-
-    A model of one's own has none, and stays as it is.
-    """
-
-    def change(node: Any) -> Any:
-        known = isinstance(node, iwae_jax.Params) and isinstance(node.model, iwae_jax.ModelConfig)
-        return models.in_precision(node, precision) if known else node
-
-    return jax.tree.map(change, tree, is_leaf=lambda node: isinstance(node, iwae_jax.Params))
 
 
 def _save_results(

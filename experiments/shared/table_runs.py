@@ -15,8 +15,9 @@ from experiments.shared.datasets import load_data, observations
 from experiments.shared.display import console, counted, duration, print_table
 from experiments.shared.errors import DivergedError
 from experiments.shared.folders import RunFolder, experiment_of
+from experiments.shared.precision import in_precision
 from experiments.shared.results import WEIGHTS, Keys
-from experiments.shared.runner import in_precision, initial_state, run_facts, run_one
+from experiments.shared.runner import initial_state, run_facts, run_one
 from experiments.shared.saved import read_arrays
 from iwae_jax.data import Dataset
 from iwae_jax.training.checkpoints import Checkpoints
