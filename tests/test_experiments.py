@@ -386,8 +386,15 @@ def test_a_preset_trains_in_its_precision(run, folder, monkeypatch):
         return original(state, *arguments, **options)
 
     monkeypatch.setattr(iwae_jax, "train_epoch", spy)
+    held_out, bound = [], runner.mean_bound
+
+    def spy_on_bound(config_, params, *arguments):
+        held_out.append(params.model.precision)
+        return bound(config_, params, *arguments)
+
+    monkeypatch.setattr(runner, "mean_bound", spy_on_bound)
     _, printed = run()
-    assert seen == ["bfloat16"] * 2
+    assert seen == ["bfloat16"] * 2 and held_out == ["float32"] * 2
     # Its own precision, not that of the run before.
     assert run("--after", folder, "--precision", "float32")[0] == 0
     assert seen == ["bfloat16"] * 2 + ["float32"] * 2

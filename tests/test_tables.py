@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import iwae_jax
 from experiments import table1, table2
 from experiments.shared import (
     command,
@@ -353,8 +354,17 @@ def test_the_command_is_without_this_machines_folders(monkeypatch):
 def test_a_small_table_from_end_to_end(type_it, tmp_path, monkeypatch, quick_runs):
     words = ["--data-source", "embedded", "--passes", 1, "--k", 1, 2, "--layers", 1, "--eval-k", 30]
     words += ["--eval-images", 40]
-    status, printed = type_it(table1, *words, "--plan")
+    timed = []
+    for name in ("train_epoch", "log_weights"):
+
+        def spy(first, *given, work=name, original=getattr(iwae_jax, name), **options):
+            timed.append((work, getattr(first, "params", first).model.precision))
+            return original(first, *given, **options)
+
+        monkeypatch.setattr(iwae_jax, name, spy)
+    status, printed = type_it(table1, *words, "--precision", "bfloat16", "--plan")
     assert status == 0
+    assert set(timed) == {("train_epoch", "bfloat16"), ("log_weights", "float32")}
     assert "3 runs; about" in printed and not (tmp_path / "mnist").exists()
     monkeypatch.setattr(Cells, "_measured", lambda *arguments: 1e-3)  # measured above
     status, printed = type_it(table1, *words)
