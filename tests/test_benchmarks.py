@@ -238,6 +238,9 @@ def test_our_trainer_yields_parameters_that_stay(tmp_path, monkeypatch):
     one = dataclasses.replace(arguments, programs=("ours, --preset=quick",))
     assert list(nll_curve.measure(one, lambda line: None)["curves"]) == ["ours, --preset=quick"]
     assert set(seen) == {"bfloat16"}
+    params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig((4,), (2,), ((3,),)))
+    trainer = nll_curve.by_recipe("quick")(np.zeros((20, 4), np.uint8), params, k=2)
+    assert next(trainer(9.0))[1].model == params.model
     with pytest.raises(ValueError, match="Expected programs of 'time-to-nll', got none of"):
         nll_curve.measure(dataclasses.replace(arguments, programs=("x",)), lambda line: None)
 
