@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 import iwae_jax
-from benchmarks import machine, peak, programs, report
+from benchmarks import machine, nll_curve, peak, programs, report
 from benchmarks.cases import Case, steps_of, task_of
 from benchmarks.ours import state_of
 from benchmarks.timing import in_turn
@@ -45,7 +45,7 @@ class Arguments:
     rounds: int = 7
     """Turns of each program."""
     layers: tuple[int, ...] = (1, 2)
-    """Stochastic layers of a training step."""
+    """Stochastic layers of a training step, and of time-to-nll."""
     k: tuple[int, ...] = (1, 5, 50, 500)
     """Importance samples of a training step."""
     batch: tuple[int, ...] = (20, 100)
@@ -166,12 +166,31 @@ def trained(case: Case, arguments: Arguments) -> tuple[iwae_jax.Params, np.ndarr
     return state.params, test
 
 
+def check_programs(arguments: Arguments) -> None:
+    """Raise a ValueError for a name that no work has, or a work with none of the names."""
+    found: dict[str, list[str]] = {}
+    for work in arguments.work:
+        race = work == "time-to-nll"
+        peers = arguments.peers
+        found[work] = list(nll_curve.makers(peers) if race else programs.builders(work, peers)[0])
+    known = {name for names in found.values() for name in names}
+    for work, names in found.items():
+        chosen = set(arguments.programs) or known
+        if chosen <= known and chosen & set(names):
+            continue
+        raise ValueError(
+            f"Expected --programs with names of {work!r} ({', '.join(names) or 'none'}) for --peers "
+            f"{' '.join(arguments.peers)}, got {', '.join(arguments.programs) or 'none'}."
+        )
+
+
 def measure(
     arguments: Arguments, say: Callable[[str], Any] = print, keep: Keep = lambda result: None
 ) -> dict[str, Any]:
     """Do all work, and return the result as plain data; ``keep`` also gets it after each case."""
     if arguments.small:
         arguments = smaller(arguments)
+    check_programs(arguments)
     a, run = arguments, Run(arguments, say, keep)
     if "step" in a.work:
         for layers in a.layers:
@@ -192,9 +211,7 @@ def measure(
         run.compare("sweep", case, task_of(case), 1, {"seeds": a.seeds, "steps": steps})
     result = run.result()
     if "time-to-nll" in a.work:
-        from benchmarks import nll_curve
-
-        result["time to NLL"] = [nll_curve.measure(a, say)]
+        result["time to NLL"] = [nll_curve.measure(a, layers, say) for layers in a.layers]
     return result
 
 

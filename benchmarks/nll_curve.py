@@ -73,7 +73,8 @@ def by_recipe(name: str) -> Callable[..., Trainer]:
         images: np.ndarray, params: iwae_jax.Params, *, k: int = K, batch: int = BATCH
     ) -> Trainer:
         del batch  # the recipe has its own
-        recipe = recipes.preset(name, images=len(images))
+        layers = len(params.model.latent_sizes)
+        recipe = recipes.preset(name, images=len(images), layers=layers)
         optimizer = recipe.optimizer(-(-len(images) // recipe.batch_size))
 
         def one(state: iwae_jax.TrainState, samples: int) -> iwae_jax.TrainState:
@@ -227,34 +228,33 @@ REFERENCE = "PyTorch, paper's schedule"
 RECIPES: dict[str, Callable[..., Trainer]] = {
     "ours, paper's schedule": by_recipe("paper"),
     "ours, --preset=quick": by_recipe("quick"),
+    "ours, --preset=long": by_recipe("long"),
 }
 """Our trainers by name."""
 
 
-def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]:
+def makers(peers: Sequence[str]) -> dict[str, Callable[..., Trainer]]:
+    """What makes the trainers of these peers, by name."""
+    found = RECIPES.copy() if "ours" in peers else {}
+    if "torch" in peers and programs.missing("torch") is None:
+        found[REFERENCE] = torch_paper_schedule
+    return found
+
+
+def measure(arguments: Any, layers: int, say: Callable[[str], Any] = print) -> dict[str, Any]:
     """The curves of all trainers on MNIST; on the digits in the tiny form."""
     small = arguments.small
     data = iwae_jax.data.load("digits" if small else "mnist", data_dir=arguments.data_dir)
     train, k, batch = (data.train[:64], 3, 8) if small else (data.train, K, BATCH)
-    config = config_of(Case(1, k, batch, 0))
-    if small:
-        config = iwae_jax.ModelConfig((64,), (4,), ((8, 8),))
+    config = config_of(Case(layers, k, batch, 0, small=small))
+    config = dataclasses.replace(config, data_shape=(data.train.shape[1],))
     # Intensities as bytes, for both sides.
     images = np.round(np.asarray(train, np.float64) * (255 / data.maximum)).astype(np.uint8)
     params = iwae_jax.init(jax.random.key(0), config, data_mean=data.mean)
-    makers: dict[str, Callable[..., Trainer]] = {}
-    if "ours" in arguments.peers:
-        makers |= RECIPES
-    if "torch" in arguments.peers and programs.missing("torch") is None:
-        makers[REFERENCE] = torch_paper_schedule
+    found = makers(arguments.peers)
     if arguments.programs:
-        makers = {name: make for name, make in makers.items() if name in arguments.programs}
-    if not makers:
-        raise ValueError(
-            f"Expected programs of 'time-to-nll', got none of {arguments.programs} for peers "
-            f"{arguments.peers}."
-        )
-    chosen = {name: make(images, params, k=k, batch=batch) for name, make in makers.items()}
+        found = {name: make for name, make in found.items() if name in arguments.programs}
+    chosen = {name: make(images, params, k=k, batch=batch) for name, make in found.items()}
     x = iwae_jax.data.binarize(data.test[: arguments.eval_images], jax.random.key(2), data.maximum)
 
     def evaluate(params: iwae_jax.Params) -> float:
@@ -265,10 +265,10 @@ def measure(arguments: Any, say: Callable[[str], Any] = print) -> dict[str, Any]
     limit = 0.01 if small else arguments.seconds
     curves = race(chosen, limit, evaluate, stop=min(arguments.targets), say=say)
     conditions = (
-        f"{data.name} ({data.source}), L=1, k = {k}, batch {batch} in the paper's schedule, dynamic "
+        f"{data.name} ({data.source}), L={layers}, k = {k}, batch {batch} in the paper's schedule, dynamic "
         f"binarization; NLL: minus L_{arguments.eval_k} on the first {len(x)} test images, binarized once"
     )
-    draw(arguments.out / "nll.png", curves, conditions.replace("; ", "\n"))
+    draw(arguments.out / f"nll-L{layers}.png", curves, conditions.replace("; ", "\n"))
     return {
         "conditions": conditions
         + (". Ratios to the PyTorch script in parentheses." if REFERENCE in curves else "."),

@@ -222,11 +222,11 @@ def test_our_trainer_yields_parameters_that_stay(tmp_path, monkeypatch):
     arguments = dataclasses.replace(
         command.smaller(command.Arguments(small=True, peers=("ours",))), out=tmp_path
     )
-    result = nll_curve.measure(arguments, lambda line: None)
+    result = nll_curve.measure(arguments, 1, lambda line: None)
     curve = result["curves"]["ours, paper's schedule"]
     assert curve["passes"][0] == 1 and np.isfinite(curve["nll"]).all()
-    assert "digits (embedded)" in result["conditions"]
-    assert (tmp_path / "nll.png").is_file()
+    assert "digits (embedded), L=1" in result["conditions"]
+    assert (tmp_path / "nll-L1.png").is_file()
     monkeypatch.setattr(recipes, "SMALL", 10)  # a recipe of bfloat16 products, evaluated in float32
     seen, original = [], nll_curve.iwae_jax.train_epoch
 
@@ -236,13 +236,38 @@ def test_our_trainer_yields_parameters_that_stay(tmp_path, monkeypatch):
 
     monkeypatch.setattr(nll_curve.iwae_jax, "train_epoch", spy)
     one = dataclasses.replace(arguments, programs=("ours, --preset=quick",))
-    assert list(nll_curve.measure(one, lambda line: None)["curves"]) == ["ours, --preset=quick"]
+    assert list(nll_curve.measure(one, 1, lambda line: None)["curves"]) == ["ours, --preset=quick"]
     assert set(seen) == {"bfloat16"}
     params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig((4,), (2,), ((3,),)))
     trainer = nll_curve.by_recipe("quick")(np.zeros((20, 4), np.uint8), params, k=2)
     assert next(trainer(9.0))[1].model == params.model
-    with pytest.raises(ValueError, match="Expected programs of 'time-to-nll', got none of"):
-        nll_curve.measure(dataclasses.replace(arguments, programs=("x",)), lambda line: None)
+
+
+def test_two_layers_race_by_their_own_recipe(tmp_path, monkeypatch):
+    small = command.smaller(command.Arguments(small=True, peers=("ours",), layers=(2,)))
+    name = "ours, --preset=long"
+    seen, original = [], recipes.preset
+    monkeypatch.setattr(
+        recipes, "preset", lambda *given, **sizes: seen.append(sizes) or original(*given, **sizes)
+    )
+    arguments = dataclasses.replace(small, out=tmp_path, work=("time-to-nll",), programs=(name,))
+    (result,) = command.measure(arguments, lambda line: None)["time to NLL"]
+    assert "L=2" in result["conditions"] and list(result["curves"]) == [name]
+    assert seen == [{"images": 64, "layers": 2}] and (tmp_path / "nll-L2.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("work", "names", "named"),
+    [
+        (("step", "time-to-nll"), ("ours",), "'time-to-nll'"),  # none of the race
+        (("step",), ("ours", "our"), "got ours, our"),  # a name that no work has
+    ],
+)
+def test_a_wrong_program_is_refused_before_any_work(monkeypatch, work, names, named):
+    monkeypatch.setattr(command, "task_of", None)
+    arguments = command.Arguments(small=True, peers=("ours",), work=work, programs=names)
+    with pytest.raises(ValueError, match=named):
+        command.measure(arguments)
 
 
 def test_every_program_is_found_by_its_name():
