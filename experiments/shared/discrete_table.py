@@ -47,7 +47,7 @@ def compare(cells: Cells, out: Path, started: float) -> int:
                 found.setdefault(cell, []).append(measured(cells, run))
                 display.advance(f"NLL {found[cell][-1]['nll']:.2f}")
     if found:
-        _write(cells, table_rows(found, next(iter(cells.runs))[1]), out)
+        _write(cells, found, out)
     return status(failed)
 
 
@@ -101,8 +101,9 @@ def table_rows(found: dict[Cell, list[dict[str, Any]]], first: str) -> list[dict
     return rows
 
 
-def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
+def _write(cells: Cells, found: dict[Cell, list[dict[str, Any]]], out: Path) -> None:
     run, first = cells.distinct()[0], next(iter(cells.runs))[1]
+    rows = table_rows(found, first)
     data = cells.data_of(run)
     count = counted(len(data.test[: run.evaluation.eval_images]), "image")
     passes, k = counted(run.recipe(len(data.train)).passes, "pass"), run.evaluation.eval_k
@@ -112,7 +113,7 @@ def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
     )
     write_csv(out / "discrete.csv", rows)
     write_json(out / "discrete.json", {"about": caption, "rows": rows})
-    drawing.save(_drawing(rows), out / "discrete.png", caption)
+    drawing.save(drawn(found), out / "discrete.png", caption)
     print_table(
         f"binary latents: NLL (-L_{k}) of the binary model, nats; difference from {first}, paired by seed",
         ("trained by", "k", "NLL", "difference", "±", "NLL of the model trained", "bound"),
@@ -129,25 +130,20 @@ def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
     console.print(f"{caption}\nwritten: {out}/discrete.csv, discrete.json, discrete.png")
 
 
-def _drawing(rows: list[dict[str, Any]]) -> Any:
-    """The NLL of each way, a colour for each k."""
+def drawn(found: dict[Cell, list[dict[str, Any]]]) -> Any:
+    """The NLL of each way: a line for each seed, a colour for each k."""
     figure = drawing.figure(6.4, 3.6)
     axes = figure.add_subplot()
-    names = list(dict.fromkeys(row["way"] for row in rows))
-    numbers = list(dict.fromkeys(row["k"] for row in rows))
-    width = 0.8 / len(numbers)
-    for place, k in enumerate(numbers):
-        own = [row for row in rows if row["k"] == k]
-        shift = (place - (len(numbers) - 1) / 2) * width
-        axes.bar(
-            [names.index(row["way"]) + shift for row in own], [row["nll"] for row in own], width,
-            label=f"k = {k}",
-        )  # fmt: skip
-    values = [row["nll"] for row in rows]
-    room = 0.2 * (max(values) - min(values)) + 0.5
-    axes.set_ylim(min(values) - room, max(values) + room)
+    names = list(dict.fromkeys(cell[1] for cell in found))
+    for number, k in enumerate(dict.fromkeys(cell[3] for cell in found)):
+        own = {cell[1]: runs for cell, runs in found.items() if cell[3] == k}
+        for seed, runs in enumerate(zip(*own.values(), strict=True)):
+            label = f"k = {k}" if seed == 0 else None
+            places, values = [names.index(way) for way in own], [run["nll"] for run in runs]
+            axes.plot(places, values, "o-", color=f"C{number}", alpha=0.7, label=label)
     axes.set_xticks(range(len(names)), names)
-    axes.set(ylabel="NLL of the binary model, nats (the axis does not start at 0)")
+    axes.set_xlabel("trained by (a line joins the runs of one seed)")
+    axes.set_ylabel("NLL of the binary model, nats")
     axes.legend(frameon=False)
     axes.grid(alpha=0.2, axis="y")
     return figure
