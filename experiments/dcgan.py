@@ -14,7 +14,6 @@ adversarial.csv, samples.png, walks.png, arithmetic.png, filters.png and losses.
 OUT_DIR/dcgan. Needs the extra iwae_jax[annealing]. Takes about 15 minutes on two cores.
 """
 
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,12 +90,11 @@ class Arguments:
 
 def main() -> int:
     """Train and compare; return the exit status."""
-    started = time.time()
     a = parse(Arguments, "python -m experiments.dcgan", __doc__ or "")
     a.check()
     path = {"chains": a.chains, "steps": a.steps, "leapfrog": a.leapfrog, "start": "prior"}
     sizes = Sizes(a.passes, a.images, a.simulated, a.probe_images, path)
-    return compare(a.run(), Path(a.out_dir), sizes, started)
+    return compare(a.run(), Path(a.out_dir), sizes)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A DCGAN's generator and an IWAE with the same decoder: pictures, features and likelihoods."""
 
 import re
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +72,7 @@ class Pair(NamedTuple):
         return {"discriminator": self.discriminator, "IWAE's encoder": self.encoder}
 
 
-def compare(run: Config, out_dir: Path, sizes: Sizes, started: float) -> int:
+def compare(run: Config, out_dir: Path, sizes: Sizes) -> int:
     """Train both, measure, draw, write and print; return the exit status."""
     cells = Cells({(run.data.dataset, "iwae", 1, run.bound.k[0]): (run,)}, out_dir)
     data, folder = cells.data_of(run), cells.folder(run)
@@ -92,7 +93,7 @@ def compare(run: Config, out_dir: Path, sizes: Sizes, started: float) -> int:
         players, facts = train(
             game, players_folder, data.train, data.maximum, sizes.passes, jax.random.fold_in(key, 1)
         )
-        run_one(run, folder, data, started, quiet=folder.progress() == "finished")
+        run_one(run, folder, data, time.time(), quiet=folder.progress() == "finished")
     except DivergedError as error:
         console.print(f"failed: {error}", style="bold red")
         return 1
