@@ -22,6 +22,19 @@ def compile_quickly():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
+@pytest.fixture(autouse=True)
+def keep_tables():
+    """What a page registers is gone after the test."""
+    from iwae_jax import models
+
+    tables = [models.LIKELIHOODS, models.PRIORS, models.POSTERIORS, models.NETWORKS]
+    before = [dict(table) for table in tables]
+    yield
+    for table, kept in zip(tables, before, strict=True):
+        table.clear()
+        table.update(kept)
+
+
 def blocks(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), flags=re.S)
 

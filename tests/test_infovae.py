@@ -100,6 +100,8 @@ def test_differences_are_paired_by_seed():
 
 
 def test_the_command_writes_what_it_prints(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(infovae_toy, "CELLS", 4001)  # a coarse grid and few samples, to save time
+    monkeypatch.setattr(infovae_toy, "SAMPLES", 500)
     words = ["--toy-steps=20", "--passes=1", "--seed", "0", "1", "--eval-k=25", "--eval-images=40"]
     words += ["--dataset=digits", f"--out-dir={tmp_path}"]
     status, printed = type_it(monkeypatch, capsys, infovae, *words)

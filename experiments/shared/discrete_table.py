@@ -116,7 +116,7 @@ def _write(cells: Cells, found: dict[Cell, list[dict[str, Any]]], out: Path) -> 
     drawing.save(drawn(found), out / "discrete.png", caption)
     print_table(
         f"binary latents: NLL (-L_{k}) of the binary model, nats; difference from {first}, paired by seed",
-        ("trained by", "k", "NLL", "difference", "±", "NLL of the model trained", "bound"),
+        ("trained by", "k", "NLL", "difference", "±", "NLL as trained", "bound"),
         [
             (
                 row["way"], str(row["k"]), f"{row['nll']:.2f}",
