@@ -8,7 +8,7 @@ plain score function train the binary model itself. The Concrete relaxation trai
 has the NLL of its parameters as a binary model. The continuous model's own NLL is not comparable with it.
 The first way is the baseline: differences from it are paired by seed. Each run is one of experiments.mnist, in
 its folder: finished runs are kept, and the command resumes the others. Writes discrete.csv, discrete.json and
-discrete.png to OUT_DIR/discrete. Takes about 20 minutes on two cores.
+discrete.png to OUT_DIR/discrete. Takes about 8 minutes on one core.
 """
 
 import time
