@@ -264,9 +264,12 @@ def measure(arguments: Any, layers: int, say: Callable[[str], Any] = print) -> d
 
     limit = 0.01 if small else arguments.seconds
     curves = race(chosen, limit, evaluate, stop=min(arguments.targets), say=say)
+    paper = any("paper's schedule" in name for name in curves)
     conditions = (
-        f"{data.name} ({data.source}), L={layers}, k = {k}, batch {batch} in the paper's schedule, dynamic "
-        f"binarization; NLL: minus L_{arguments.eval_k} on the first {len(x)} test images, binarized once"
+        f"{data.name} ({data.source}), L={layers}, k = {k}, "
+        + (f"batch {batch} in the paper's schedule, " if paper else "")
+        + f"dynamic binarization; NLL: minus L_{arguments.eval_k} on the first {len(x)} test images, "
+        "binarized once"
     )
     draw(arguments.out / f"nll-L{layers}.png", curves, conditions.replace("; ", "\n"))
     return {

@@ -253,6 +253,7 @@ def test_two_layers_race_by_their_own_recipe(tmp_path, monkeypatch):
     arguments = dataclasses.replace(small, out=tmp_path, work=("time-to-nll",), programs=(name,))
     (result,) = command.measure(arguments, lambda line: None)["time to NLL"]
     assert "L=2" in result["conditions"] and list(result["curves"]) == [name]
+    assert "the paper's schedule" not in result["conditions"]  # none in this race
     assert seen == [{"images": 64, "layers": 2}] and (tmp_path / "nll-L2.png").is_file()
 
 
