@@ -3,7 +3,7 @@
     python -m pip install -e ".[bench]"
     python -m benchmarks --work step likelihood sweep
     python -m benchmarks --work step --layers 1 --k 50 --batch 20 100 --programs ours torch.compile
-    python -m benchmarks --work time-to-nll --data-dir FOLDER --seconds 1800
+    python -m benchmarks --work time-to-nll --layers 1 --data-dir FOLDER --seconds 1800
     python -m benchmarks --small                       # seconds; shows that everything runs
 
 Run it on an otherwise idle machine. It writes benchmarks.json and benchmarks.md.
@@ -167,20 +167,26 @@ def trained(case: Case, arguments: Arguments) -> tuple[iwae_jax.Params, np.ndarr
 
 
 def check_programs(arguments: Arguments) -> None:
-    """Raise a ValueError for a name that no work has, or a work with none of the names."""
-    found: dict[str, list[str]] = {}
+    """Raise a ValueError for a name that no work has, or a work with none of the names, before any work.
+
+    The names of a peer that is not installed are not known here, so that any name may be one of them.
+    """
+    peers, chosen = arguments.peers, set(arguments.programs)
+    absent = [why for peer in peers if (why := programs.missing(peer)) is not None]
+    found: dict[str, set[str]] = {}
     for work in arguments.work:
         race = work == "time-to-nll"
-        peers = arguments.peers
-        found[work] = list(nll_curve.makers(peers) if race else programs.builders(work, peers)[0])
-    known = {name for names in found.values() for name in names}
-    for work, names in found.items():
-        chosen = set(arguments.programs) or known
-        if chosen <= known and chosen & set(names):
-            continue
+        found[work] = set(nll_curve.makers(peers) if race else programs.builders(work, peers)[0])
+    known = set().union(*found.values())
+    wrong = chosen - known if not absent else set()
+    empty = [work for work, names in found.items() if not names & (chosen or names)]
+    if wrong or empty:
+        what = f"names of {', '.join(map(repr, empty or found))}"
+        names = sorted(known if not empty else set().union(*(found[work] for work in empty)))
         raise ValueError(
-            f"Expected --programs with names of {work!r} ({', '.join(names) or 'none'}) for --peers "
-            f"{' '.join(arguments.peers)}, got {', '.join(arguments.programs) or 'none'}."
+            f"Expected --programs with {what}, {'; '.join(map(repr, names)) or 'none'}, got "
+            f"{'; '.join(map(repr, sorted(wrong or chosen))) or 'none'}"
+            f"{''.join(f' ({why})' for why in absent)}."
         )
 
 
@@ -211,7 +217,10 @@ def measure(
         run.compare("sweep", case, task_of(case), 1, {"seeds": a.seeds, "steps": steps})
     result = run.result()
     if "time-to-nll" in a.work:
-        result["time to NLL"] = [nll_curve.measure(a, layers, say) for layers in a.layers]
+        result["time to NLL"] = []
+        for layers in a.layers:
+            result["time to NLL"].append(nll_curve.measure(a, layers, say))
+            keep(result)
     return result
 
 

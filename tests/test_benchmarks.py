@@ -243,31 +243,44 @@ def test_our_trainer_yields_parameters_that_stay(tmp_path, monkeypatch):
     assert next(trainer(9.0))[1].model == params.model
 
 
-def test_two_layers_race_by_their_own_recipe(tmp_path, monkeypatch):
-    small = command.smaller(command.Arguments(small=True, peers=("ours",), layers=(2,)))
+def test_each_depth_races_by_its_own_recipe_and_is_kept(tmp_path, monkeypatch):
+    small = command.smaller(command.Arguments(small=True, peers=("ours",)))
     name = "ours, --preset=long"
     seen, original = [], recipes.preset
     monkeypatch.setattr(
         recipes, "preset", lambda *given, **sizes: seen.append(sizes) or original(*given, **sizes)
     )
     arguments = dataclasses.replace(small, out=tmp_path, work=("time-to-nll",), programs=(name,))
-    (result,) = command.measure(arguments, lambda line: None)["time to NLL"]
-    assert "L=2" in result["conditions"] and list(result["curves"]) == [name]
-    assert "the paper's schedule" not in result["conditions"]  # none in this race
-    assert seen == [{"images": 64, "layers": 2}] and (tmp_path / "nll-L2.png").is_file()
+    kept: list[int] = []
+    result = command.measure(
+        arguments, lambda line: None, lambda r: kept.append(len(r["time to NLL"]))
+    )
+    assert kept == [1, 2]  # after each, so that a stopped run loses nothing
+    for number, curves in enumerate(result["time to NLL"], 1):
+        assert f"L={number}" in curves["conditions"] and list(curves["curves"]) == [name]
+        assert "the paper's schedule" not in curves["conditions"]  # none in this race
+        assert (tmp_path / f"nll-L{number}.png").is_file()
+    assert seen == [{"images": 64, "layers": 1}, {"images": 64, "layers": 2}]
 
 
 @pytest.mark.parametrize(
-    ("work", "names", "named"),
+    ("work", "names", "gone", "message"),
     [
-        (("step", "time-to-nll"), ("ours",), "'time-to-nll'"),  # none of the race
-        (("step",), ("ours", "our"), "got ours, our"),  # a name that no work has
+        (("step", "time-to-nll"), ("ours",), None, "names of 'time-to-nll', 'ours, --preset=long'"),
+        (("step",), ("ours", "our"), None, "names of 'step', .*, got 'our'[.]"),
+        (("step",), ("torch.compile",), "no torch", "got 'torch.compile' .no torch.[.]"),
+        (("step",), ("ours", "torch.compile"), "no torch", None),  # ours runs alone
     ],
 )
-def test_a_wrong_program_is_refused_before_any_work(monkeypatch, work, names, named):
+def test_a_wrong_program_is_refused_before_any_work(monkeypatch, work, names, gone, message):
+    monkeypatch.setattr(programs, "missing", lambda peer: gone if peer == "torch" else None)
+    peers = ("ours", "torch") if gone else ("ours",)
+    arguments = command.Arguments(small=True, peers=peers, work=work, programs=names)
+    if message is None:
+        command.check_programs(arguments)
+        return
     monkeypatch.setattr(command, "task_of", None)
-    arguments = command.Arguments(small=True, peers=("ours",), work=work, programs=names)
-    with pytest.raises(ValueError, match=named):
+    with pytest.raises(ValueError, match=message):
         command.measure(arguments)
 
 

@@ -1,6 +1,7 @@
 """The adversarial training of a decoder, and its study beside an IWAE."""
 
 import json
+import time
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import pytest
 
 import iwae_jax
 from experiments import dcgan
-from experiments.shared import adversarial
+from experiments.shared import adversarial, adversarial_study
 from experiments.shared.adversarial_study import features, sums
 from iwae_jax.models import ConvNet, Convolutional
 from tests.test_model_runs import type_it
@@ -142,8 +143,23 @@ def test_arithmetic_is_on_means_of_three_exemplars_of_a_class():
 
 def test_the_command_writes_what_it_prints_and_resumes(monkeypatch, capsys, tmp_path):
     words = [*WORDS, f"--out-dir={tmp_path}"]
-    status, printed = type_it(monkeypatch, capsys, dcgan, *words)
+    trained, run_one, times = adversarial_study.train, adversarial_study.run_one, []
+
+    def ends(*given):
+        found = trained(*given)
+        times.append(time.time())
+        return found
+
+    def begins(config, folder, data, started, **options):
+        times.append(started)
+        return run_one(config, folder, data, started, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(adversarial_study, "train", ends)
+        patch.setattr(adversarial_study, "run_one", begins)
+        status, printed = type_it(monkeypatch, capsys, dcgan, *words)
     assert status == 0, printed
+    assert times == sorted(times) and len(times) == 2  # the IWAE's clock starts after the DCGAN
     (file,) = (tmp_path / "dcgan").rglob("dcgan.json")
     out = file.parent
     found = json.loads((out / "dcgan.json").read_text())

@@ -91,6 +91,8 @@ def test_differences_are_paired_by_seed_and_k():
     lines = discrete_table.drawn(found).axes[0].get_lines()  # one for each k and seed
     drawn = [list(map(float, line.get_ydata())) for line in lines]  # type: ignore[call-overload]
     assert drawn == [[100.0, 101.0], [110.0, 113.0], [50.0, 49.0], [60.0, 59.0]]
+    assert all(list(line.get_xdata()) == [0, 1] for line in lines)  # type: ignore[call-overload]
+    assert [str(line.get_label())[:1] for line in lines] == ["k", "_", "k", "_"]  # one for each k
     for k in (5, 10):  # diverged: no other way takes its place
         del found["mnist", "vimco", 1, k]
     assert all(row["difference"] is None for row in discrete_table.table_rows(found, "vimco"))
