@@ -167,27 +167,25 @@ def trained(case: Case, arguments: Arguments) -> tuple[iwae_jax.Params, np.ndarr
 
 
 def check_programs(arguments: Arguments) -> None:
-    """Raise a ValueError for a name that no work has, or a work with none of the names, before any work.
+    """Raise a ValueError, before any work, for a name that no work has or a work that none of the names is of.
 
     The names of a peer that is not installed are not known here, so that any name may be one of them.
     """
     peers, chosen = arguments.peers, set(arguments.programs)
     absent = [why for peer in peers if (why := programs.missing(peer)) is not None]
-    found: dict[str, set[str]] = {}
+    among = f"for --peers {' '.join(peers)}{''.join(f' ({why})' for why in absent)}"
+    got = f"got {'; '.join(map(repr, arguments.programs)) or 'none'}"
+    known: set[str] = set()
     for work in arguments.work:
         race = work == "time-to-nll"
-        found[work] = set(nll_curve.makers(peers) if race else programs.builders(work, peers)[0])
-    known = set().union(*found.values())
-    wrong = chosen - known if not absent else set()
-    empty = [work for work, names in found.items() if not names & (chosen or names)]
-    if wrong or empty:
-        what = f"names of {', '.join(map(repr, empty or found))}"
-        names = sorted(known if not empty else set().union(*(found[work] for work in empty)))
-        raise ValueError(
-            f"Expected --programs with {what}, {'; '.join(map(repr, names)) or 'none'}, got "
-            f"{'; '.join(map(repr, sorted(wrong or chosen))) or 'none'}"
-            f"{''.join(f' ({why})' for why in absent)}."
-        )
+        names = set(nll_curve.makers(peers) if race else programs.builders(work, peers)[0])
+        listed = "; ".join(map(repr, sorted(names))) or "none"
+        if not names & (chosen or names):
+            raise ValueError(f"Expected --programs of {work!r} ({listed}) {among}, {got}.")
+        known |= names
+    if chosen - known and not absent:
+        listed = "; ".join(map(repr, sorted(known)))
+        raise ValueError(f"Expected --programs among {listed} {among}, {got}.")
 
 
 def measure(

@@ -266,9 +266,9 @@ def test_each_depth_races_by_its_own_recipe_and_is_kept(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("work", "names", "gone", "message"),
     [
-        (("step", "time-to-nll"), ("ours",), None, "names of 'time-to-nll', 'ours, --preset=long'"),
-        (("step",), ("ours", "our"), None, "names of 'step', .*, got 'our'[.]"),
-        (("step",), ("torch.compile",), "no torch", "got 'torch.compile' .no torch.[.]"),
+        (("step", "time-to-nll"), ("ours",), None, "of 'time-to-nll' .'ours, --preset=long'; "),
+        (("step",), ("ours", "our"), None, "among 'ours'; .* got 'ours'; 'our'[.]"),
+        (("step",), ("torch.compile",), "no torch", ".no torch., got 'torch.compile'[.]"),
         (("step",), ("ours", "torch.compile"), "no torch", None),  # ours runs alone
     ],
 )

@@ -24,7 +24,7 @@ def compile_quickly():
 
 @pytest.fixture(autouse=True)
 def keep_tables():
-    """What a page registers is gone after the test."""
+    """Undo what a page registers."""
     from iwae_jax import models
 
     tables = [models.LIKELIHOODS, models.PRIORS, models.POSTERIORS, models.NETWORKS]
