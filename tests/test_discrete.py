@@ -74,7 +74,9 @@ def test_a_relaxed_model_is_evaluated_as_a_binary_one():
 
 def test_differences_are_paired_by_seed_and_k():
     def runs(values):
-        return [{"nll": v, "own_nll": v, "bound": -v, "own_pareto_k_high": 0.5} for v in values]
+        return [
+            {"nll": v, "own_nll": v + 7, "bound": -v - 9, "own_pareto_k_high": 0.5} for v in values
+        ]
 
     found = {
         ("mnist", "vimco", 1, 5): runs([100.0, 110.0]),
@@ -84,6 +86,7 @@ def test_differences_are_paired_by_seed_and_k():
     }
     rows = {(row["way"], row["k"]): row for row in discrete_table.table_rows(found, "vimco")}
     assert rows["vimco", 5]["difference"] is None and rows["vimco", 5]["nll"] == 105.0
+    assert rows["vimco", 5]["own_nll"] == 112.0 and rows["vimco", 5]["bound"] == -114.0
     assert rows["rws", 5]["difference"] == pytest.approx(2.0)
     assert rows["rws", 5]["standard_error"] == pytest.approx(1.0)
     assert rows["rws", 10]["difference"] == pytest.approx(-1.0)
