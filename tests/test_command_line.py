@@ -365,7 +365,8 @@ def test_the_precision_of_an_older_version_is_that_of_its_config(tmp_path):
         new_recipe = old_recipe | ({"precision": here} if here else {})
         if same:
             folder.check(run, facts | {"recipe": new_recipe})
-            with pytest.raises(UsageError, match="recipe is"):
+            message = r"[(]data.json[)]: recipe.passes is 9 there and 8 here[.]"  # alone
+            with pytest.raises(UsageError, match=message):
                 folder.check(run, facts | {"recipe": new_recipe | {"passes": 8}})
         else:
             with pytest.raises(UsageError, match=f"precision is '{there}' there and '{here}' here"):

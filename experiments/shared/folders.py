@@ -230,10 +230,14 @@ class RunFolder:
     def _refuse_difference(
         self, name: str, saved: dict[str, Any], wanted: dict[str, Any], ignored: tuple[str, ...]
     ) -> None:
+        there, here = (
+            _spread({key: value for key, value in values.items() if key not in ignored})
+            for values in (saved, wanted)
+        )
         differences = [
-            f"{key} is {saved.get(key)!r} there and {wanted.get(key)!r} here"
-            for key in dict.fromkeys((*saved, *wanted))
-            if key not in ignored and saved.get(key) != wanted.get(key)
+            f"{key} is {there.get(key)!r} there and {here.get(key)!r} here"
+            for key in dict.fromkeys((*there, *here))
+            if there.get(key) != here.get(key)
         ]
         if differences:
             advice = "Choose another --out-dir, or discard that run with --overwrite."
@@ -242,6 +246,17 @@ class RunFolder:
             raise UsageError(
                 f"{self.path} holds another run ({name}): {'; '.join(differences)}. {advice}"
             )
+
+
+def _spread(values: dict[str, Any]) -> dict[str, Any]:
+    """The values, with those of a mapping under names of their own, such as recipe.passes."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = (
+            {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {}
+        )
+        found |= inner or {key: value}
+    return found
 
 
 def _precision(config: dict[str, Any], facts: dict[str, Any]) -> str:
