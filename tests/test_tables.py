@@ -439,7 +439,7 @@ def test_the_switch_goes_on_from_parameters_and_adam_state(type_it, tmp_path, qu
     RunFolder(moved).check(again, runner.run_facts(again, data))
     summary = json.loads((moved_first / "summary.json").read_text())
     (moved_first / "summary.json").write_text(json.dumps(summary | {"test_nll": 1.0}))
-    with pytest.raises(UsageError, match=r"holds another run \(data.json\): after is"):
+    with pytest.raises(UsageError, match=r"holds another run \(data.json\): after.summary is"):
         RunFolder(moved).check(again, runner.run_facts(again, data))
 
 
