@@ -217,7 +217,7 @@ def test_networks_that_contradict_themselves(words, message):
         ("--objective renyi --gradient rws", "Expected --gradient 'rws' to be defined for Renyi"),
         ("--loss max", "Expected --loss in {mean, sum}, got 'max'."),
         ("--rate-decay no", "Expected --rate-decay in {stages, cosine}, got 'no'."),
-        ("--first-passes 9 --passes 3", "Expected --first-passes to be at most"),
+        ("--first-passes 9 --passes 3", "Expected --first-passes to be under"),
         ("--network magic", "Expected --network to be one of mlp, conv, got 'magic'."),
         (
             "--preset paper --stage-base 2000000 --total-stages 2000000",

@@ -407,6 +407,26 @@ def test_a_preset_trains_in_its_precision(run, folder, monkeypatch):
     assert about["training"]["precision"] == "bfloat16"
 
 
+def test_a_run_after_another_has_a_schedule_of_its_own(run, folder):
+    """Adam's count goes on, the learning rate begins anew; another optimizer's state is refused."""
+    options = ("--preset", "quick", "--passes", 3, "--kl-warm-up", 2, "--gradient", "reparam")
+    assert run(*options)[0] == 0
+    first = next(p for p in folder.parent.iterdir() if "kl_warm_up" in p.name and p.is_dir())
+    status, printed = run(*options, "--after", first)
+    assert status == 0, printed
+    (second,) = (p for p in folder.parent.iterdir() if "after" in p.name and p.is_dir())
+    both = [
+        [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+        for path in (first, second)
+    ]
+    assert both[1][0]["step"] == both[0][-1]["step"] + both[0][0]["step"]  # the count goes on
+    rates = [[line["learning_rate"] for line in lines] for lines in both]
+    assert rates[0] == rates[1] and rates[0][0] > 2 * rates[0][-1]
+    status, printed = run("--algorithm", "soap", "--after", first)
+    assert status == 1 or status == 2
+    assert "--after a run with algorithm soap, got one with adam" in printed
+
+
 def test_evaluating_again(run, folder, monkeypatch, capsys):
     run()
 

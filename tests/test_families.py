@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -412,16 +413,34 @@ def test_more_values_than_a_chunk_are_all_summed_and_differentiated():
         iwae_jax.evaluation.exact_log_likelihood(real, x)
 
 
+def test_what_can_not_train_discrete_latents_is_refused_before_training():
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),), latents="bernoulli")
+    recipe = iwae_jax.training.Recipe(passes=2, gradient="vimco")
+    recipe.check("iwae", 2, config)
+    for change, what in (({"gradient": "dreg"}, "gradient 'dreg'"), ({"mmd": 2.0}, "mmd = 2")):
+        with pytest.raises(ValueError, match=f"latents of floats for .*{what}, got .*'bernoulli'"):
+            replace(recipe, **change).check("iwae", 2, config)
+    params = iwae_jax.init(KEY, config)
+    state = iwae_jax.TrainState.create(params, recipe.optimizer(1))
+    with pytest.raises(ValueError, match="Expected latents of floats for a penalty, got int32"):
+        penalty = iwae_jax.training.MMD(1.0)
+        iwae_jax.train_step(state, jnp.zeros((3, 4)), KEY, 2, gradient="vimco", penalty=penalty)
+
+
 def test_what_a_part_does_not_allow_is_refused_by_name():
     for posterior in ("planar", "autoregressive", "mixture", "semi_implicit"):
         params = iwae_jax.init(KEY, iwae_jax.ModelConfig((4,), (2,), ((3,),), posterior=posterior))
         with pytest.raises(ValueError, match="at a given z for gradient 'dreg'"):
             iwae_jax.bound(params, jnp.zeros(4), KEY, 2, gradient="dreg")
-        with pytest.raises(ValueError, match="analytic"):
-            objective = iwae_jax.objectives.ELBO(analytic_kl=True)
+        objective = iwae_jax.objectives.ELBO(analytic_kl=True)
+        with pytest.raises(
+            ValueError, match=rf"for ELBO\(.*posterior '{posterior}' lacks analytic_kl"
+        ):
             iwae_jax.bound(params, jnp.zeros(4), KEY, 2, objective=objective)
     discrete = iwae_jax.init(KEY, iwae_jax.ModelConfig((4,), (2,), ((3,),), latents="bernoulli"))
     with pytest.raises(ValueError, match="Expected latents of floats for gradient 'dreg'"):
         jax.grad(lambda p: iwae_jax.bound(p, jnp.zeros(4), KEY, 2, gradient="dreg"))(discrete)
-    with pytest.raises(ValueError, match="Expected latents to be continuous for annealing"):
+    with pytest.raises(
+        ValueError, match=r"continuous for annealing, got discrete ones: 'bernoulli'"
+    ):
         iwae_jax.annealing.annealed_log_weights(discrete, jnp.zeros((1, 4)), KEY, 2, steps=2)

@@ -144,6 +144,15 @@ def test_models_of_every_kind_of_data_fit(fields, data):
     assert np.isfinite(bounds).all() and bounds[-1] > bounds[0]
 
 
+@pytest.mark.parametrize("gradient", ["rws", "score", "reparam"])
+def test_a_gradient_that_goes_with_discrete_latents_is_kept(gradient, tmp_path):
+    config = iwae_jax.ModelConfig((4,), (2,), ((5,),), latents="bernoulli")
+    recipe = Recipe(passes=2, gradient=gradient)
+    fit(config, RNG.integers(0, 2, (30, 4)), recipe=recipe, k=3, progress=False, folder=tmp_path)
+    kept = json.loads((tmp_path / "fit.json").read_text())["recipe"]["gradient"]
+    assert kept == ("vimco" if gradient == "reparam" else gradient)
+
+
 def test_bad_input_is_refused():
     for options, message in (
         ({"images": X[0]}, r"images of shape \[n, 3\]"),

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import gaps
 from experiments.shared import inference_gaps
+from experiments.shared.config import Config
 from tests.test_experiments import run  # noqa: F401 (a fixture)
 from tests.test_model_runs import type_it
 from tests.test_refinement import dense_linear, log_evidence
@@ -89,7 +90,11 @@ def test_the_command_measures_runs_of_several_posteriors(run, monkeypatch, capsy
         assert f"{row['amortisation_gap']:.2f} ± {row['amortisation_gap_error']:.2f}" in printed
         assert row["images"] == 4 and row["source"] == "embedded"
     assert "approximation gap" in printed and "planar:layers=2" in printed
-    assert rows[0]["label"] == "iwae L=1 k=2 normal seed 0"
+    assert [row["label"] for row in rows] == ["normal", "planar:layers=2"]
+    one = Config.from_json(json.loads((folders[0] / "config.json").read_text()))
+    assert inference_gaps._labels([one]) == ["iwae L=1 k=2 normal seed 0"]
+    labels = inference_gaps._labels([one, one.replace(seed=1, k=5)])
+    assert labels == ["k=2 seed 0", "k=5 seed 1"]
     assert (out / "gaps.png").stat().st_size > 5000
 
 

@@ -88,7 +88,10 @@ def test_a_bad_mesh(mesh):
         config.Config.of(mesh=mesh).check()
 
 
-@pytest.mark.parametrize("text", ["", "host", "host:1,2", "host:1,2,2", "host:1,2,x"])
+@pytest.mark.parametrize(
+    "text",
+    ["", "host", "host:1,2", "host:1,2,2", "host:1,2,x", "host:x,1,0", "host:65536,1,0", ":1,1,0"],
+)
 def test_a_bad_address(text):
     with pytest.raises(config.UsageError, match="Expected --distributed to be auto or HOST:PORT"):
         config.Config.of(distributed=text).check()

@@ -41,7 +41,7 @@ def test_the_cosine():
     ("fields", "message"),
     [
         ({"passes": 0}, "Expected passes to be a positive int"),
-        ({"first_passes": 4}, "Expected first_passes to be at most passes, 3, got 4"),
+        ({"first_passes": 4}, "Expected first_passes to be under passes, 3, got 4"),
         ({"rate_decay": "line"}, "Expected rate_decay to be one of"),
         ({"loss": "max"}, "Expected loss to be one of"),
         ({"gradient": "magic"}, "Expected gradient to be"),
@@ -121,6 +121,20 @@ def test_any_field_is_a_flag():
     half = Config.of(passes=quick.passes // 2).recipe(59_600)
     assert abs(half.first_passes - quick.first_passes / 2) <= 1
     assert Config.of(resampled=0).recipe(59_600).resampled is None
+
+
+@pytest.mark.parametrize("preset", ["quick", "long"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("passes", range(1, 25))
+def test_the_last_pass_takes_the_k_that_is_reported(preset, layers, passes):
+    recipe = Config.of(preset=preset, layers=layers, passes=passes).recipe(59_600)
+    assert recipe.samples(passes, 50) == 50
+    assert recipe.first_passes > 0 or passes == 1
+    with pytest.raises(ValueError, match=f"Expected first_passes to be under passes, {passes}"):
+        dataclasses.replace(recipe, first_passes=passes)
+
+
+def test_a_preset_is_one_of_four():
     with pytest.raises(ValueError, match="Expected preset to be one of quick, long, table, paper"):
         recipes.preset("slow")
 

@@ -139,7 +139,7 @@ def compare(run: Config, out_dir: Path, sizes: Sizes) -> int:
 def results_name(run: Config, sizes: Sizes) -> str:
     """The folder of the results: what the same adversarial training may be compared by."""
     (k,), path = run.bound.k, sizes.path
-    name = f"beside-k{k}-passes{run.schedule.passes}-{run.network.likelihood}"
+    name = f"beside-k{k}-passes{run.schedule.passes}-{run.network.likelihood[0]}"
     name += f"-{path['steps']}x{path['leapfrog']}x{path['chains']}-images{sizes.images}"
     return re.sub(
         "[^A-Za-z0-9.+_-]", "_", f"{name}-simulated{sizes.simulated}-probe{sizes.probe_images}"

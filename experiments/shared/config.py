@@ -30,7 +30,10 @@ from iwae_jax.training import Recipe, recipes, stage_passes
 
 __all__ = ["INCIDENTAL", "SWEPT", "Config", "UsageError", "parse"]
 
-SWEPT = ("k", "layers", "objective", "gradient", "seed")
+SWEPT = (
+    *("k", "layers", "likelihood", "prior", "posterior", "network"),
+    *("objective", "gradient", "seed"),
+)
 """Fields that take several values on the command line, and one in a run."""
 
 INCIDENTAL = (
@@ -163,7 +166,7 @@ class Config:
                 binary = getattr(model.parts.likelihood, "levels", 2) == 2
                 if not (binary and model.data_range == (0, 1)) and self.data.binarization != "none":
                     raise UsageError(
-                        f"Expected --binarization=none with --likelihood={run.network.likelihood}, which "
+                        f"Expected --binarization=none with --likelihood={run.network.likelihood[0]}, which "
                         f"is not of binary data, got {self.data.binarization}."
                     )
                 recipe.check(run.objective_function, run.bound.k[0], model)
@@ -221,7 +224,7 @@ class Config:
         recipe = self.bound.recipe(
             self.schedule.recipe(images, self.network.depth), self.model(784)
         )
-        binary = self.network.likelihood == "bernoulli" and self.data.binarization != "none"
+        binary = self.network.likelihood == ("bernoulli",) and self.data.binarization != "none"
         if self.schedule.precision is None and not binary:
             recipe = replace(recipe, precision=None)  # the presets' was measured on binary images
         return recipe

@@ -48,7 +48,7 @@ def _check_values(config: Config, data: Dataset) -> None:
     low, high = config.model(data.train.shape[1], data.data_shape).data_range
     if smallest < low or largest > high:
         raise UsageError(
-            f"Expected data in [{low:g}, {high:g}] for --likelihood={config.network.likelihood}, got "
+            f"Expected data in [{low:g}, {high:g}] for --likelihood={config.network.likelihood[0]}, got "
             f"values from {smallest:g} to {largest:g} in {data.origin}; --likelihood=normal takes any."
         )
 

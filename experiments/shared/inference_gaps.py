@@ -1,5 +1,6 @@
 """Approximation and amortisation gaps of trained models, and what refining q does to estimates of log p(x)."""
 
+import itertools
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -53,13 +54,14 @@ def measure(
     # From the prior the path needs no density of q at a given z; all runs have the same start.
     whole = all(getattr(params.model, "has_density", True) for _, _, params in restored)
     path = path | {"start": "posterior" if whole else "prior"}
-    for config, data, params in restored:
+    labels = _labels([config for config, _, _ in restored])
+    for label, (config, data, params) in zip(labels, restored, strict=True):
         x = observations(config, data, data.test[:images], Keys.of(config).test_pixels)
         key = jax.random.fold_in(Keys.of(config).other_samples, seed)
         values = of_images(params, x, k, refinement, path, key, config.name)
         rows.append(
-            {"run": config.name, "label": _label(config), "images": len(x)}
-            | {"posterior": config.network.posterior}
+            {"run": config.name, "label": label, "images": len(x)}
+            | {"posterior": config.network.posterior[0]}
             | summary(values)
         )
         captions.append(data_caption(config, data))
@@ -168,10 +170,21 @@ def summary(values: Values) -> dict[str, Any]:
     return found
 
 
-def _label(config: Config) -> str:
-    """Few words for a table: a run's name, with all that is not the default, can take a line of its own."""
-    (objective,), (k,), (seed,) = config.bound.objective, config.bound.k, config.run.seed
-    return f"{objective} L={config.network.depth} k={k} {config.network.posterior} seed {seed}"
+def _labels(configs: list[Config]) -> list[str]:
+    """Few words for each run: of objective, layers, k, posterior and seed, those in which the runs differ."""
+    parts = [
+        (
+            config.bound.objective[0],
+            f"L={config.network.depth}",
+            f"k={config.bound.k[0]}",
+            config.network.posterior[0],
+            f"seed {config.run.seed[0]}",
+        )
+        for config in configs
+    ]
+    differ = [len(set(values)) > 1 for values in zip(*parts, strict=True)]
+    shown = differ if any(differ) else [True] * len(differ)
+    return [" ".join(itertools.compress(each, shown)) for each in parts]
 
 
 def _print(rows: list[dict[str, Any]], k: int) -> None:

@@ -1,5 +1,6 @@
 """Two points: the ELBO grows without bound while q(z | x) leaves the true posterior."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -79,31 +80,39 @@ def trained(steps: int, penalty: Any, seed: int) -> list[tuple[int, iwae_jax.Par
 
 def measures(params: iwae_jax.Params, key: jax.Array) -> dict[str, float]:
     """The mean ELBO, log p(x) by quadrature, their difference, and the discrepancy of q(z) from the prior."""
-    log_w = np.asarray(iwae_jax.log_weights(params, POINTS, key, SAMPLES), np.float64)
+    log_w, mmd = (np.asarray(found, np.float64) for found in _sampled(params, key, SAMPLES))
     elbo, log_p = log_w.mean(), np.mean([log_evidence(params, x) for x in POINTS])
-    draw = jax.vmap(
-        lambda x, key: params.model.sample_posterior(params, x, key)[0][0], in_axes=(0, 0)
-    )
-    x = jnp.asarray(np.repeat(POINTS, 1000, axis=0))
-    z = draw(x, iwae_jax.datum_keys(key, len(x)))
-    prior = jax.random.normal(jax.random.fold_in(key, 1), z.shape)
     return {
         "elbo": float(elbo),
         "log_p": float(log_p),
         "divergence": float(log_p - elbo),
-        "mmd": float(training.MMD(1.0).distance(z, prior)),
+        "mmd": float(mmd),
     }
+
+
+@partial(jax.jit, static_argnums=2)
+def _sampled(params: iwae_jax.Params, key: jax.Array, samples: int) -> tuple[jax.Array, jax.Array]:
+    """Log-weights of the two points, and the discrepancy of 1,000 z of each from as many of the prior."""
+    log_w = iwae_jax.log_weights(params, POINTS, key, samples)
+    x = jnp.repeat(POINTS, 1000, axis=0)
+    z = jax.vmap(lambda x, key: params.model.sample_posterior(params, x, key)[0][0])(
+        x, iwae_jax.datum_keys(key, len(x))
+    )
+    prior = jax.random.normal(jax.random.fold_in(key, 1), z.shape)
+    return log_w, training.MMD(1.0).distance(z, prior)
 
 
 def log_evidence(params: iwae_jax.Params, x: np.ndarray) -> float:
     """log p(x) by the trapezoidal rule over z."""
-    z = jnp.linspace(-REACH, REACH, CELLS)
-    log_joint = jax.vmap(lambda one: params.model.log_joint(params, jnp.asarray(x), (one,)))(
-        z[:, None]
-    )
-    values = np.asarray(log_joint, np.float64)
+    values = np.asarray(_log_joint(params, jnp.asarray(x), CELLS), np.float64)
     peak = values.max()
     return float(peak + np.log(np.trapezoid(np.exp(values - peak), dx=2 * REACH / (CELLS - 1))))
+
+
+@partial(jax.jit, static_argnums=2)
+def _log_joint(params: iwae_jax.Params, x: jax.Array, cells: int) -> jax.Array:
+    z = jnp.linspace(-REACH, REACH, cells)
+    return jax.vmap(lambda one: params.model.log_joint(params, x, (one,)))(z[:, None])
 
 
 def _drawing(rows: list[dict[str, Any]], last: dict[str, iwae_jax.Params]) -> Any:

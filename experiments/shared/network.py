@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.shared.checks import check_least, flag
+from experiments.shared.checks import check_given, check_least, flag
 from experiments.shared.errors import UsageError
 from experiments.shared.flags import SWITCH, choices, optional
 from experiments.shared.parsing import read_widths, spec, write_widths
@@ -67,14 +67,14 @@ class NetworkFlags:
     """Widths of the hidden layers, one comma-separated word for each stochastic layer: 200,200 100,100."""
     latents: Annotated[tuple[str, ...], choices(models.LATENTS)] = ("normal",)
     """Kind of latents, of all layers or of each."""
-    likelihood: Annotated[str, choices(models.LIKELIHOODS)] = "bernoulli"
-    """Distribution of x given z. With options: normal:scale=0.5."""
-    prior: Annotated[str, choices(models.PRIORS)] = "standard"
-    """Distribution of z. With options: vamp:inputs=500."""
-    posterior: Annotated[str, choices(models.POSTERIORS)] = "normal"
-    """Distribution of real z given x. With options: student_t:df=3."""
-    network: Annotated[str, choices(models.NETWORKS)] = "mlp"
-    """Network of each distribution. With options: conv:norm=group."""
+    likelihood: Annotated[tuple[str, ...], choices(models.LIKELIHOODS)] = ("bernoulli",)
+    """Distribution of x given z (sweep). With options: normal:scale=0.5."""
+    prior: Annotated[tuple[str, ...], choices(models.PRIORS)] = ("standard",)
+    """Distribution of z (sweep). With options: vamp:inputs=500."""
+    posterior: Annotated[tuple[str, ...], choices(models.POSTERIORS)] = ("normal",)
+    """Distribution of real z given x (sweep). With options: student_t:df=3."""
+    network: Annotated[tuple[str, ...], choices(models.NETWORKS)] = ("mlp",)
+    """Network of each distribution (sweep). With options: conv:norm=group."""
     activation: Annotated[str, choices(models.ACTIVATIONS)] = "tanh"
     """Activation of the hidden layers."""
     missing: Annotated[bool, SWITCH] = False
@@ -83,18 +83,18 @@ class NetworkFlags:
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_least(self, layers=1, latent_sizes=1)
-        if _convolutional(self.network) and (
-            "rows=" in self.network or "channels=" in self.network
-        ):
-            raise UsageError(
-                "Expected --network=conv without rows and channels, which the data give, got "
-                f"{self.network!r}."
-            )
-        if _convolutional(self.network) and "norm=batch" in self.network:
-            raise UsageError(
-                "Expected --network=conv with norm none or group, got batch: only adversarial training, "
-                "experiments.dcgan, moves the statistics of a batch."
-            )
+        check_given(self, "likelihood", "prior", "posterior", "network")
+        for network in filter(_convolutional, self.network):
+            if "rows=" in network or "channels=" in network:
+                raise UsageError(
+                    "Expected --network=conv without rows and channels, which the data give, got "
+                    f"{network!r}."
+                )
+            if "norm=batch" in network:
+                raise UsageError(
+                    "Expected --network=conv with norm none or group, got batch: only adversarial "
+                    "training, experiments.dcgan, moves the statistics of a batch."
+                )
         if min((width for layer in self.hidden_sizes for width in layer), default=1) < 1:
             raise UsageError(f"Expected --hidden-sizes to be at least 1, got {self.hidden_sizes}.")
         for name, sizes in (
@@ -128,7 +128,7 @@ class NetworkFlags:
 
     def sizes(self) -> tuple[tuple[int, ...], Widths]:
         """Latent and hidden sizes of a run."""
-        latent, hidden = default_sizes(self.depth, self.network)
+        latent, hidden = default_sizes(self.depth, self.network[0])
         return self.latent_sizes or latent, self.hidden_sizes or hidden
 
     def other_sizes(self) -> dict[str, tuple]:
@@ -138,7 +138,7 @@ class NetworkFlags:
             for name, size, default in zip(
                 ("latent_sizes", "hidden_sizes"),
                 self.sizes(),
-                default_sizes(self.depth, self.network),
+                default_sizes(self.depth, self.network[0]),
                 strict=True,
             )
         }
@@ -171,9 +171,10 @@ class NetworkFlags:
         """The model of a run, for flat images of so many pixels; convolutions know images of what shape."""
         latent_sizes, hidden_sizes = self.sizes()
         parts = {name: getattr(self, name) for name in PARTS}
-        if _convolutional(self.network) and len(data_shape) > 1:
+        parts |= {name: parts[name][0] for name in ("likelihood", "prior", "posterior", "network")}
+        if _convolutional(parts["network"]) and len(data_shape) > 1:
             rows, _, *channels = data_shape
-            colon = "," if ":" in self.network else ":"
+            colon = "," if ":" in parts["network"] else ":"
             parts["network"] += f"{colon}rows={rows},channels={(*channels, 1)[0]}"
         if len(self.latents) == 1:
             (parts["latents"],) = self.latents

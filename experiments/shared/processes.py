@@ -56,10 +56,9 @@ def check_distributed(distributed: str | None) -> None:
     """Raise a `UsageError` if the value is not one of --distributed."""
     try:
         sizes = _addresses("auto" if distributed is None else distributed)
-        good = not sizes or (
-            ":" in sizes["coordinator_address"]
-            and 0 <= sizes["process_id"] < sizes["num_processes"]
-        )
+        host, _, port = sizes.get("coordinator_address", "a:1").rpartition(":")
+        good = host != "" and port.isdecimal() and 0 < int(port) < 2**16
+        good = good and (not sizes or 0 <= sizes["process_id"] < sizes["num_processes"])
     except ValueError:
         good = False
     if not good:

@@ -175,7 +175,7 @@ def run_facts(config: Config, data: Dataset) -> dict[str, Any]:
 def initial_state(config: Config, data: Dataset) -> TrainState:
     """The state before the first pass of a run."""
     recipe = config.recipe(len(data.train))
-    optimizer = recipe.optimizer(-(-len(data.train) // recipe.batch_size))
+    steps_per_pass = -(-len(data.train) // recipe.batch_size)
     if config.run.after is not None:
         before, state = _last_state(Path(config.run.after), data)
         there, here = before.to_json(), config.to_json()
@@ -184,12 +184,18 @@ def initial_state(config: Config, data: Dataset) -> TrainState:
                 raise UsageError(
                     f"Expected --after a run with {name} {here[name]}, got one with {there[name]}."
                 )
-        state = replace(state, optimizer=optimizer)
+        algorithm = before.recipe(len(data.train)).algorithm
+        if algorithm != recipe.algorithm:
+            raise UsageError(
+                f"Expected --after a run with algorithm {recipe.algorithm}, got one with {algorithm}: the "
+                f"state of the optimizer goes on. Give --algorithm={algorithm}."
+            )
+        state = replace(state, optimizer=recipe.optimizer(steps_per_pass, int(state.step)))
         return in_precision(state, recipe.precision or "float32")
     model = config.model(data.train.shape[1], data.data_shape)
     params = iwae_jax.init(Keys.of(config).init, model, data_mean=data.mean)
     params = in_precision(params, recipe.precision or "float32")
-    return TrainState.create(params, optimizer)
+    return TrainState.create(params, recipe.optimizer(steps_per_pass))
 
 
 def _last_state(path: Path, data: Dataset) -> tuple[Config, TrainState]:
@@ -222,7 +228,9 @@ def train(
     total = recipe.passes
     state = devices.everywhere(initial_state(config, data))
     steps_per_pass = -(-count // recipe.batch_size)
-    schedule, climb = recipe.learning_rate(steps_per_pass), recipe.climb(steps_per_pass)
+    first_step = int(state.step)  # that of the run of --after
+    schedule = recipe.learning_rate(steps_per_pass, first_step)
+    climb = recipe.climb(steps_per_pass, first_step)
     images = devices.everywhere(jnp.asarray(data.train))
     held_out = observations(config, data, data.validation, keys.held_out_pixels)
     board = _tensorboard(config, folder) if first() else None

@@ -119,7 +119,8 @@ class ScheduleFlags:
             )
         passes = values.get("passes", preset.passes)
         share = preset.first_passes / preset.passes
-        values.setdefault("first_passes", round(share * passes))
+        # However few the passes, the last one takes --k.
+        values.setdefault("first_passes", min(round(share * passes), passes - 1))
         values.setdefault("warm_up", min(preset.warm_up, passes / 2))
         try:
             return Recipe(

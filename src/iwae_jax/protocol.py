@@ -187,8 +187,8 @@ def check_members(model: Any, *members: str, what: str = "") -> None:
     if missing:
         use = f" for {what}" if what else ""
         raise ValueError(
-            f"Expected a model with {', '.join(members)}{use}; {type(model).__name__} lacks "
-            f"{', '.join(missing)}."
+            f"Expected a model with {', '.join(members)}{use}; "
+            f"{getattr(model, 'described', type(model).__name__)} lacks {', '.join(missing)}."
         )
 
 

@@ -211,7 +211,10 @@ class _Path:
         template = self.draw_tree(key)
         leaves = jax.tree.leaves(template)
         if not all(jnp.issubdtype(leaf.dtype, jnp.floating) for leaf in leaves):
-            raise ValueError("Expected latents to be continuous for annealing, got discrete ones.")
+            kinds = getattr(params.model, "latents", tuple(leaf.dtype.name for leaf in leaves))
+            raise ValueError(
+                f"Expected latents to be continuous for annealing, got discrete ones: {kinds!r}."
+            )
         _, self.unravel = ravel_pytree(template)
         hmc = _hmc()
         self._init, self._kernel = hmc.init, hmc.build_kernel()

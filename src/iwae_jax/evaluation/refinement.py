@@ -43,7 +43,7 @@ def refine(
     *,
     k: int = 20,
     steps: int = 300,
-    learning_rate: float = 1e-2,
+    learning_rate: float | None = None,
     objective: Any = IWAE(),
     gradient: Estimator | str | None = None,
     weights: bool = False,
@@ -67,7 +67,8 @@ def refine(
         under the same key.
       k: the samples of the bound of a step.
       steps: the number of steps.
-      learning_rate: the first rate.
+      learning_rate: the first rate; None for 1e-2, or for 1e-3 with ``weights``: at 1e-2 the weights of a
+        flow diverge.
       objective: the bound that is climbed.
       gradient: its gradient estimator; None for DReG, the default one where the model or the objective does
         not go with DReG, or VIMCO for a `ModelConfig` of discrete latents.
@@ -96,6 +97,8 @@ def refine(
     """
     k, steps = check_positive_int("k", k), check_positive_int("steps", steps)
     batch_size = check_positive_int("batch_size", batch_size)
+    if learning_rate is None:
+        learning_rate = 1e-3 if weights else 1e-2
     rate = check_number(
         "learning_rate", learning_rate, 0.0, math.inf, open_low=True, open_high=True
     )

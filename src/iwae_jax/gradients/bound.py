@@ -149,7 +149,7 @@ def check_pair(objective: Any, gradient: Estimator | str, k: int, model: Any = N
 
 def _check_model(model: Any, objective: Objective, estimator: Estimator) -> None:
     if objective.analytic_kl:
-        check_members(model, "analytic_kl", "log_conditional", what=repr(objective))
+        check_members(model, "log_conditional", "analytic_kl", what=repr(objective))
     needs = estimator.needs
     if needs.members:
         check_members(model, *needs.members, what=f"gradient {str(estimator)!r}")

@@ -252,6 +252,11 @@ class ModelConfig:
         return self.parts.posterior.noise_size  # type: ignore[attr-defined]
 
     @property
+    def described(self) -> str:
+        """The model in an error about what its parts lack."""
+        return f"ModelConfig of latents {self.latents!r}, prior {self.prior!r} and posterior {self.posterior!r}"
+
+    @property
     def is_discrete(self) -> bool:
         """Whether a layer's latents are discrete, so that no gradient flows through them."""
         return any(hasattr(family, "number_of_values") for family in self.latent_families)

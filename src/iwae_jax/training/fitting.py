@@ -257,12 +257,10 @@ class _Kept:
 
 def _fitting(recipe: Recipe, config: ModelConfig, objective: Any, k: int) -> Recipe:
     """The recipe, with an estimator that goes with the model and the objective."""
-    if config.is_discrete:
-        return replace(recipe, gradient=DISCRETE)
     try:
         recipe.check(objective, k, config)
     except ValueError:
-        recipe = replace(recipe, gradient=DEFAULT)
+        recipe = replace(recipe, gradient=DISCRETE if config.is_discrete else DEFAULT)
         recipe.check(objective, k, config)
     return recipe
 

@@ -105,9 +105,10 @@ class Recipe:
             check_positive_int("resampled", self.resampled)
         if self.first_passes != 0:
             check_positive_int("first_passes", self.first_passes)
-        if self.first_passes > self.passes:
+        if self.first_passes >= self.passes:
             raise ValueError(
-                f"Expected first_passes to be at most passes, {self.passes}, got {self.first_passes}."
+                f"Expected first_passes to be under passes, {self.passes}, got {self.first_passes}: the last "
+                "pass takes the k that is trained for."
             )
         named_values = {
             "rate_decay": DECAYS, "loss": LOSSES, "algorithm": ALGORITHMS, "mmd_kernel": KERNELS
@@ -144,25 +145,36 @@ class Recipe:
         return resampled(self.resampled, self.gradient)
 
     def check(self, objective: Any, k: int, model: Any) -> None:
-        """Raise a `ValueError` if the gradient does not go with the objective, the samples or the model.
+        """Raise a `ValueError` if the recipe does not go with the objective, the samples or the model.
 
         Args:
           objective: an objective, or its name.
           k: the number of samples that the run is trained for.
           model: the model.
         """
+        if getattr(model, "is_discrete", False):
+            moves_z = {
+                f"gradient {str(self.gradient)!r}": named(self.gradient).needs.reparameterised
+            }
+            moves_z |= {f"the penalty of mmd = {self.mmd:g}": self.mmd != 0}
+            for what in (name for name, moves in moves_z.items() if moves):
+                raise ValueError(
+                    f"Expected latents of floats for {what}, got latents {model.latents!r}, which can't be "
+                    "reparameterised."
+                )
         check_pair(objective, self.gradient, k, model)
         for samples in {k, self.samples(1, k)}:
             check_pair(objective, self.estimator(samples), samples, model)
         if self.kl_weight != 1.0 or self.kl_warm_up:
             check_tempered(self.gradient)
 
-    def climb(self, steps_per_pass: int) -> dict[str, Any]:
-        """``beta`` and ``penalty`` of `train_epoch`."""
+    def climb(self, steps_per_pass: int, first_step: int = 0) -> dict[str, Any]:
+        """``beta`` and ``penalty`` of `train_epoch`, for a state that begins with step ``first_step``."""
         check_positive_int("steps_per_pass", steps_per_pass)
         beta: Any = None if self.kl_weight == 1.0 else self.kl_weight
         if self.kl_warm_up:
-            beta = Ramp(self.kl_weight, max(1, round(self.kl_warm_up * steps_per_pass)))
+            steps = max(1, round(self.kl_warm_up * steps_per_pass))
+            beta = Ramp(self.kl_weight, steps, first_step)
         return {"beta": beta, "penalty": MMD(self.mmd, self.mmd_kernel) if self.mmd else None}
 
     def facts(self) -> dict[str, Any]:
@@ -172,9 +184,13 @@ class Recipe:
         said += [f for f in fields(self) if f.name in _LATER and values[f.name] != f.default]
         return {each.name: values[each.name] for each in said}
 
-    def learning_rate(self, steps_per_pass: int) -> optax.Schedule:
-        """The learning rate at a step, as an optax schedule."""
+    def learning_rate(self, steps_per_pass: int, first_step: int = 0) -> optax.Schedule:
+        """The learning rate at a step, as an optax schedule that begins at step ``first_step``."""
         check_positive_int("steps_per_pass", steps_per_pass)
+        schedule = self._schedule(steps_per_pass)
+        return schedule if first_step == 0 else lambda step: schedule(step - first_step)
+
+    def _schedule(self, steps_per_pass: int) -> optax.Schedule:
         if self.rate_decay == "stages":
             rates = stage_rates(
                 self.total_stages,
@@ -189,19 +205,21 @@ class Recipe:
             self.first_rate if rising == 0 else 0.0, self.first_rate, rising, steps, self.last_rate
         )
 
-    def optimizer(self, steps_per_pass: int) -> optax.GradientTransformation:
-        """Adam, or SOAP, with the learning rate of the recipe.
+    def optimizer(self, steps_per_pass: int, first_step: int = 0) -> optax.GradientTransformation:
+        """Adam, or SOAP, with the learning rate of the recipe, which begins at step ``first_step``.
 
         Equal recipes have the same optimizer object, so that the seeds of a sweep share a compiled program.
         """
-        return _optimizer(self, check_positive_int("steps_per_pass", steps_per_pass))
+        return _optimizer(self, check_positive_int("steps_per_pass", steps_per_pass), first_step)
 
 
 @lru_cache(maxsize=64)
-def _optimizer(recipe: Recipe, steps_per_pass: int) -> optax.GradientTransformation:
+def _optimizer(
+    recipe: Recipe, steps_per_pass: int, first_step: int
+) -> optax.GradientTransformation:
     eps = recipe.adam_eps / recipe.batch_size if recipe.loss == "sum" else recipe.adam_eps
     make = soap if recipe.algorithm == "soap" else optax.adam
-    rate = recipe.learning_rate(steps_per_pass)
+    rate = recipe.learning_rate(steps_per_pass, first_step)
     return make(rate, b1=recipe.adam_beta1, b2=recipe.adam_beta2, eps=eps)
 
 
@@ -212,6 +230,7 @@ class Ramp:
     Attributes:
       to: the value.
       steps: the number of steps in which it rises.
+      first: the step with which it begins.
 
     Example:
       >>> from iwae_jax.training import recipes
@@ -221,9 +240,10 @@ class Ramp:
 
     to: float
     steps: int
+    first: int = 0
 
     def __call__(self, step: Array | int) -> Array:
-        share = jnp.asarray(step, jnp.result_type(float)) / self.steps
+        share = jnp.asarray(step - self.first, jnp.result_type(float)) / self.steps
         return self.to * jnp.minimum(share, 1.0)
 
 

@@ -312,6 +312,11 @@ def _latents(params: Params, x: Array, key: Key[Array, "*batch"]) -> tuple[PyTre
     z, _ = jax.vmap(draw_sample, in_axes=(None, 0, 0, None))(
         params, x, own, jnp.zeros((), jnp.int32)
     )
+    for leaf in jax.tree.leaves(z):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"Expected latents of floats for a penalty, got {leaf.dtype}, through which no gradient flows."
+            )
     prior_keys = jax.vmap(other_key, in_axes=(0, None))(own, _PRIOR)
     prior = jax.vmap(params.model.sample_prior, in_axes=(None, 0))(params, prior_keys)
     return z, prior
