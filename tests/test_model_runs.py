@@ -3,13 +3,14 @@
 import json
 import sys
 
+import jax
 import numpy as np
 import pytest
 
 import iwae_jax
 from experiments import evaluate as evaluate_command
-from experiments import report
-from experiments.shared import command, runner
+from experiments import latents, report
+from experiments.shared import command, latent_pictures, runner
 from tests.test_experiments import run  # noqa: F401 (a fixture)
 
 MODELS = {
@@ -19,6 +20,12 @@ MODELS = {
     "--posterior=coupling:layers=2 --prior=vamp:inputs=5 --kl-warm-up=1": "reparam",
     "--network=conv:norm=group --hidden-sizes 4,8 --gradient=stl": "stl",
     "--likelihood=discretised_logistic:levels=17 --binarization=none": "dreg",
+    "--posterior=planar --prior=mixture --likelihood=continuous_bernoulli --binarization=none": "reparam",
+    "--posterior=student_t --likelihood=normal:scale=shared --binarization=none": "dreg",
+    "--posterior=low_rank:rank=1 --likelihood=categorical:levels=17 --binarization=none": "dreg",
+    "--posterior=full_normal --layers=2": "dreg",
+    "--posterior=autoregressive:layers=1": "reparam",
+    "--latents categorical:classes=3 concrete --layers=2": "vimco",
 }
 
 
@@ -67,6 +74,32 @@ def test_a_run_of_any_model_resumes_and_is_evaluated(run, monkeypatch, capsys, t
     np.testing.assert_allclose(first, np.load(stopped / "test_log_likelihood.npy"), rtol=1e-5)
     status, printed = type_it(monkeypatch, capsys, report, tmp_path / "stopped")
     assert status == 0 and (tmp_path / "stopped" / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("flags", ["--posterior=planar", "--latents=bernoulli"])
+def test_latents_of_any_posterior(run, monkeypatch, capsys, tmp_path, flags):  # noqa: F811
+    assert run(flags, "--hidden-sizes", "8,8", "--latent-sizes", 4)[0] == 0
+    (folder,) = [path.parent for path in tmp_path.rglob("summary.json")]
+    words = ("--probe-images=200", "--map-images=60")
+    status, printed = type_it(monkeypatch, capsys, latents, folder, *words)
+    assert status == 0, printed
+    found = json.loads((folder / "latents" / "latents.json").read_text())
+    assert found["linear_probe"]["posterior means"]["accuracy"] > 0.15  # of ten classes
+    names = {file.name for file in (folder / "latents").glob("*.png")}
+    lines = {"traversals.png", "interpolations.png", "arithmetic.png"}
+    assert names == {"neighbours.png", "map.png"} | (lines if "planar" in flags else set())
+    assert ("Discrete latents lie on no line" in printed) == ("bernoulli" in flags)
+
+
+def test_means_of_draws_are_the_posterior_means():
+    """Where the formula is known: within 5 standard errors of a mean of so many draws."""
+    params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig((6,), (3,), ((4,),)))
+    x = jax.random.uniform(jax.random.key(1), (20, 6))
+    ((mean, scale),) = iwae_jax.encode(params, x)
+    (drawn,) = latent_pictures._drawn(params, x, jax.random.split(jax.random.key(2), 20))
+    error = np.asarray(scale) / latent_pictures.DRAWS**0.5
+    assert np.all(np.abs(drawn - mean) < 5 * error)
+    assert np.std((drawn - mean) / error) > 0.5  # they are draws
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,11 @@ from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
 from experiments.shared.summary import trained_with
 from iwae_jax.data import Dataset
+from iwae_jax.models import families
 
 STEPS = 9  # images of a traversal or an interpolation
 BLOCK = 1000  # images encoded at a time
+DRAWS = 100  # of z, for the posterior mean of a q that has no formula for it
 
 
 def look(
@@ -40,9 +42,10 @@ def look(
     test = observations(config, data, data.test, keys.test_pixels)
     drawing = _Drawing(config, params, data, stem, folder, jax.random.key(seed))
     results: dict[str, Any] = {"run": config.name, "source": data.source, "origin": data.origin}
-    with Display("latents", 6 if data.labels else 4, unit="part") as display:
-        means = _means(params, test, keys.means)
-        for name, part in drawing.parts(test, means, probe_images, map_images):
+    means = _means(params, test, keys.means)
+    parts = list(drawing.parts(test, means, probe_images, map_images))
+    with Display("latents", len(parts), unit="part") as display:
+        for name, part in parts:
             found = part()
             if found:
                 results[name] = found
@@ -68,7 +71,7 @@ class _Drawing:
         self.config, self.params, self.data = config, params, data
         self.stem, self.folder = stem, folder
         keys = jax.random.split(key, 5)
-        self.neighbour_key, self.active_key, self.pick_key, self.probe_key, self.z_key = keys
+        self.neighbour_key, self.mean_key, self.pick_key, self.probe_key, self.z_key = keys
 
     def parts(
         self,
@@ -79,8 +82,12 @@ class _Drawing:
     ) -> Iterator[tuple[str, Any]]:
         """The name and the function of each part."""
         yield "nearest_neighbours", lambda: self.neighbours(test)
-        yield "traversals", lambda: self.traversals(test)
-        yield "interpolations", lambda: self.interpolations(test)
+        real = not getattr(self.params.model, "is_discrete", False)
+        if real:
+            yield "traversals", lambda: self.traversals(test, means)
+            yield "interpolations", lambda: self.interpolations(test)
+        else:
+            warn("Discrete latents lie on no line: no traversals, no interpolations and no arithmetic.")
         if self.data.labels is None:
             warn(
                 f"{self.data.origin} has no labels: no linear probe, no arithmetic on class means, and "
@@ -89,7 +96,7 @@ class _Drawing:
         else:
             yield "linear_probe", lambda: self.probe(test, means, probe_images, self.probe_key)
             counts = np.unique(self.data.labels["test"], return_counts=True)[1]
-            if np.sum(counts >= 3) == len(counts) >= 3:
+            if real and np.sum(counts >= 3) == len(counts) >= 3:
                 yield "arithmetic", lambda: self.arithmetic(test)
         yield "map", lambda: self.map(means, map_images)
 
@@ -103,6 +110,10 @@ class _Drawing:
             title,
             f"{self.stem}; {facts}",
         )
+
+    def encode(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        """The posterior mean of each layer, [n, units]."""
+        return _layers(self.params, x, None if _has_means(self.params) else self.mean_key)
 
     def decode(self, z: tuple[jax.Array, ...]) -> np.ndarray:
         """E[x | z] of each z, [n, pixels]."""
@@ -130,11 +141,11 @@ class _Drawing:
         )
         return {"median_distance": float(np.median(distances[:, 0])), "of_reconstructions": usual}
 
-    def traversals(self, test: jax.Array) -> None:
+    def traversals(self, test: jax.Array, means: np.ndarray) -> None:
         """One test image; each of the ten most active units of layer 1 moves from -3 to 3."""
-        active = iwae_jax.active_units(self.params, test, self.active_key)
-        units = np.argsort(np.asarray(active.variances[0]))[::-1][:10]
-        z = [mean for mean, _ in iwae_jax.encode(self.params, test[:1])]
+        z = self.encode(test[:1])
+        activity = np.var(means[:, : z[0].shape[1]], axis=0)  # layer 1 comes first
+        units = np.argsort(activity)[::-1][:10]
         steps = jnp.linspace(-3.0, 3.0, STEPS)
         rows = []
         for unit in units:
@@ -152,7 +163,7 @@ class _Drawing:
         """Lines in latent space between the posterior means of two test images."""
         rows = []
         for number in range(0, 20, 2):
-            ends = [mean for mean, _ in iwae_jax.encode(self.params, test[number : number + 2])]
+            ends = self.encode(test[number : number + 2])
             share = jnp.linspace(0.0, 1.0, STEPS)[:, None]
             path = tuple(end[:1] * (1.0 - share) + end[1:] * share for end in ends)
             left, right = np.asarray(test[number])[None], np.asarray(test[number + 1])[None]
@@ -198,7 +209,7 @@ class _Drawing:
             ]
             means, pixels = [], []
             for numbers in picked:
-                layers = [mean for mean, _ in iwae_jax.encode(self.params, test[numbers])]
+                layers = self.encode(test[numbers])
                 means.append([layer.mean(axis=0, keepdims=True) for layer in layers])
                 pixels.append(np.asarray(test[numbers]).mean(axis=0))
             a, b, c = means
@@ -239,9 +250,37 @@ def _means(params: iwae_jax.Params, x: jax.Array, key: jax.Array) -> np.ndarray:
     blocks = []
     for start in range(0, len(x), BLOCK):
         some = slice(start, start + BLOCK)
-        layers = iwae_jax.encode(params, x[some], keys[some])
-        blocks.append(np.concatenate([mean for mean, _ in layers], axis=1))
+        blocks.append(np.concatenate(_layers(params, x[some], keys[some]), axis=1))
     return np.concatenate(blocks)
+
+
+def _has_means(params: iwae_jax.Params) -> bool:
+    return hasattr(params.model, "encode")
+
+
+def _layers(params: iwae_jax.Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, ...]:
+    """The posterior mean of each layer: by formula, or of some draws; of what networks read if it is discrete."""
+    if _has_means(params):
+        return tuple(mean for mean, _ in iwae_jax.encode(params, x, key))
+    assert key is not None
+    return _drawn(params, x, key if key.ndim else iwae_jax.datum_keys(key, len(x)))
+
+
+@jax.jit
+def _drawn(params: iwae_jax.Params, x: jax.Array, keys: jax.Array) -> tuple[jax.Array, ...]:
+    model: Any = params.model
+
+    def draw(x: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
+        z, _ = model.sample_posterior(params, x, key)
+        if not getattr(model, "is_discrete", False):
+            return tuple(z)
+        return tuple(map(families.features, model.latent_families, z))
+
+    def mean(x: jax.Array, key: jax.Array) -> tuple[jax.Array, ...]:
+        drawn = jax.vmap(draw, in_axes=(None, 0))(x, jax.random.split(key, DRAWS))
+        return tuple(layer.mean(axis=0) for layer in drawn)
+
+    return jax.vmap(mean)(x, keys)
 
 
 def _print(results: dict[str, Any]) -> None:
