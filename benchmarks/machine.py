@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,10 @@ def _factors(m: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _jax_products(m: int, precision: Any, calls: int):
     factors = [(jnp.asarray(a, precision), jnp.asarray(b, precision)) for a, b in _factors(m)]
-    product = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32))
+    exact = (
+        "highest" if jnp.dtype(precision) == jnp.float32 else None
+    )  # GPUs round float32 by default
+    product = jax.jit(partial(jnp.matmul, precision=exact, preferred_element_type=jnp.float32))
 
     def run() -> None:
         for _ in range(calls):

@@ -31,7 +31,7 @@ def heads_of(network: Any, rows: jax.Array) -> list[jax.Array]:
     """The outputs of a network: mean and log-scale, or logits."""
 
     def dense(layer, rows):
-        return rows @ layer["kernel"] + layer["bias"][None]
+        return jnp.matmul(rows, layer["kernel"], precision="highest") + layer["bias"][None]
 
     for name in sorted(name for name in network if name.startswith("hidden")):
         rows = jnp.tanh(dense(network[name], rows))

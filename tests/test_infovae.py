@@ -13,6 +13,7 @@ from scipy.stats import norm
 import iwae_jax
 from experiments import infovae
 from experiments.shared import aggregate, infovae_toy
+from experiments.shared.errors import UsageError
 from tests.test_model_runs import type_it
 
 KEY = jax.random.key(5)
@@ -83,6 +84,26 @@ def test_the_discrepancy_does_not_depend_on_the_order_of_the_data():
     in_order, mixed = (float(aggregate.discrepancy(params, data, KEY)) for data in (x, shuffled))
     assert in_order == pytest.approx(mixed, abs=4 * 0.001)  # its standard deviation over 20 keys
     assert aggregate.discrepancy(params, x[:1000], KEY) > 2 * mixed
+
+
+def test_without_the_penalty_the_elbo_rises_and_q_leaves_the_prior(monkeypatch, tmp_path):
+    monkeypatch.setattr(infovae_toy, "CELLS", 20_001)
+    monkeypatch.setattr(infovae_toy, "SAMPLES", 2_000)
+    rows = infovae_toy.draw_toy(tmp_path, 1000, 100.0, 0)
+    last = {row["trained on"]: row for row in rows if row["step"] == 1000}
+    assert last["ELBO"]["elbo"] > last["InfoVAE"]["elbo"] + 0.5
+    assert last["ELBO"]["mmd"] > 4 * last["InfoVAE"]["mmd"]
+    assert last["ELBO"]["divergence"] > last["InfoVAE"]["divergence"] + 0.1
+
+
+def test_alpha_and_lambda_become_the_weights_of_the_runs():
+    runs = infovae.Arguments(alpha=0.25, lam=10.0, seed=(0,)).runs().runs
+    (vae,), (info,) = (runs["mnist", name, 1, 1] for name in ("vae", "infovae"))
+    assert (vae.bound.kl_weight, vae.bound.mmd) == (1.0, 0.0)
+    assert (info.bound.kl_weight, info.bound.mmd) == (0.75, 9.25)
+    for change, message in (({"alpha": 1.5}, "--alpha in"), ({"lam": 0.5}, "--lam to be over 1")):
+        with pytest.raises(UsageError, match=message):
+            replace(infovae.Arguments(), **change).check()
 
 
 def test_differences_are_paired_by_seed():

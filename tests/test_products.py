@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from iwae_jax import ModelConfig, gradients
+from iwae_jax import ModelConfig, gradients, models
 from iwae_jax.models.products import PRECISIONS, affine
 from tests.test_importance import KEY, SMALL, binary
 
@@ -209,3 +209,31 @@ def test_float64_stays_float64(precision):
         assert (y.dtype, slope.dtype) == (jnp.float64, jnp.float64)
         error = np.abs(y - np.asarray(x) @ np.asarray(kernel)).max()
         assert error > 1e-4 if precision == "bfloat16" else error < 1e-13
+
+
+@pytest.mark.parametrize("posterior", models.POSTERIORS)
+def test_no_product_of_a_step_is_rounded_by_the_device(posterior):
+    """GPUs and TPUs round the operands of a product whose precision is not said."""
+    config = iwae_jax.ModelConfig((6,), (3,), ((4,),), posterior=posterior)
+    params = iwae_jax.init(KEY, config)
+    recipe = iwae_jax.training.Recipe(passes=2, algorithm="soap", gradient="reparam")
+    state = iwae_jax.TrainState.create(params, recipe.optimizer(3))
+    x = jnp.zeros((5, 6))
+    traced = jax.make_jaxpr(lambda state: iwae_jax.train_step(state, x, KEY, 2, gradient="reparam"))
+    found = list(products_of(traced(state).jaxpr))
+    assert len(found) > 5
+    highest = (jax.lax.Precision.HIGHEST,) * 2
+    assert [product for product in found if product.params["precision"] != highest] == []
+
+
+def products_of(jaxpr):
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=is_jaxpr):
+            if is_jaxpr(inner):
+                yield from products_of(getattr(inner, "jaxpr", inner))
+
+
+def is_jaxpr(value):
+    return hasattr(value, "eqns") or hasattr(value, "jaxpr")

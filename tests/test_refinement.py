@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 import iwae_jax
 from iwae_jax import evaluation
@@ -80,6 +81,31 @@ def test_a_refined_q_gives_tighter_bounds_of_the_same_log_p():
     exact = log_evidence(x, matrix, bias, scale)
     assert np.all(after.effective_sample_size > 3 * before.effective_sample_size)
     assert np.all(np.abs(after.log_likelihood - exact) < 5 * after.standard_error + 1e-4)
+
+
+@pytest.mark.parametrize("draws", [0, 1, 10])
+def test_a_semi_implicit_q_leaves_the_likelihood_exact(draws):
+    """Through `log_likelihood`: L_k rises with k to log p(x), and is there within 3 standard errors."""
+    params, *model = dense_linear(f"semi_implicit:draws={draws},noise=2,context=3")
+    x = jax.random.normal(KEYS[1], (4, 4))
+    refined = evaluation.refine(params, x, KEYS[2], steps=300, learning_rate=0.05, objective="elbo")
+    exact = log_evidence(x, *model)
+    log_w = np.asarray(evaluation.refined_log_weights(refined, x, KEYS[3], 40_000), np.float64)
+    found = evaluation.diagnose(log_w)
+    assert np.all(np.abs(found.log_likelihood - exact) < 3 * found.standard_error)
+    assert np.all(found.standard_error < 0.05)
+    bounds = [
+        (scipy.special.logsumexp(log_w.reshape(-1, k, 4), axis=1) - np.log(k)).mean()
+        for k in (1, 5, 50)
+    ]
+    assert bounds[0] < bounds[1] < bounds[2] < exact.mean() + 0.01
+    # The same by the evaluator of the library, with the q of the first datum as the model's own.
+    leaves, shape = jax.tree.flatten(params.recognition)
+    for place, leaf in zip(refined.places, refined.own, strict=True):
+        leaves[place] = leaf[0]
+    params = iwae_jax.Params(params.generative, shape.unflatten(leaves), params.model)
+    log_p = float(iwae_jax.log_likelihood(params, x[0], KEYS[4], 40_000))
+    assert abs(log_p - exact[0]) < 4 * found.standard_error[0]  # that of other draws of the same q
 
 
 def test_only_a_few_leaves_change_unless_all_are_asked_for():

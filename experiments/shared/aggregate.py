@@ -25,8 +25,11 @@ MEASURES = ("distortion", "rate", "mutual_information", "marginal_divergence", "
 """Of each run; the InfoVAE minus the VAE is paired by seed."""
 
 
-def compare(cells: Cells, out: Path, lam: float, started: float) -> int:
-    """Do the remaining runs, measure all, write and print; return the exit status."""
+def compare(cells: Cells, out: Path, weights: str, started: float) -> int:
+    """Do the remaining runs, measure all, write and print; return the exit status.
+
+    ``weights`` are those of the InfoVAE, in words for the caption.
+    """
     make_folder(out)
     found: dict[str, list[dict[str, float]]] = {}
     for (_, name, _, _), runs in cells.runs.items():
@@ -53,7 +56,7 @@ def compare(cells: Cells, out: Path, lam: float, started: float) -> int:
     passes, seeds = counted(run.schedule.passes or 0, "pass"), counted(rows[0]["seeds"], "seed")
     caption = (
         f"{data_caption(run, cells.data_of(run))}; test split, NLL: first {images}, mmd: all, the "
-        f"others: first {terms_of}; k=1, {passes}, {seeds}; InfoVAE with alpha=0, lambda={lam:g}"
+        f"others: first {terms_of}; k=1, {passes}, {seeds}; InfoVAE with {weights}"
     )
     write_csv(out / "infovae.csv", rows)
     write_json(out / "infovae.json", {"about": caption, "rows": rows})

@@ -1,4 +1,4 @@
-"""Two points: the ELBO grows without bound while q(z | x) leaves the true posterior."""
+"""Two points: the ELBO grows without bound, while q(z) leaves the prior and q(z | x) the true posterior."""
 
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from experiments.shared.files import make_folder, write_csv
 from iwae_jax import training
 
 POINTS = np.array([[-1.0], [1.0]], np.float32)
-BATCH = 100
+BATCH = 40
 SAMPLES = 20_000  # of each estimate of the ELBO
 REACH, CELLS = 60.0, 400_001  # the grid over z
 
@@ -27,8 +27,8 @@ def draw_toy(out: Path, steps: int, lam: float, seed: int) -> list[dict[str, Any
     rows: list[dict[str, Any]] = []
     last: dict[str, iwae_jax.Params] = {}
     with Display("toy", 2, unit="model") as display:
-        for name, penalty in (("ELBO", None), ("InfoVAE", training.infovae(0.0, lam)[1])):
-            for step, params in trained(steps, penalty, seed):
+        for name, climb in (("ELBO", (1.0, None)), ("InfoVAE", training.infovae(1.0, lam))):
+            for step, params in trained(steps, *climb, seed):
                 rows.append(
                     {"trained on": name, "step": step} | measures(params, jax.random.key(seed))
                 )
@@ -36,7 +36,7 @@ def draw_toy(out: Path, steps: int, lam: float, seed: int) -> list[dict[str, Any
             display.advance(f"{name}: ELBO {rows[-1]['elbo']:.2f}")
     write_csv(out / "toy.csv", rows)
     caption = (
-        f"x in {{-1, 1}}, drawn here; k=1; {steps:,} steps of {BATCH} data; InfoVAE with alpha=0, "
+        f"x in {{-1, 1}}, drawn here; k=1; {steps:,} steps of {BATCH} data; InfoVAE with alpha=1, "
         f"lambda={lam:g}; ELBO from {SAMPLES:,} samples, log p(x) by quadrature, nats"
     )
     drawing.save(_drawing(rows, last), out / "toy.png", caption)
@@ -58,15 +58,15 @@ def draw_toy(out: Path, steps: int, lam: float, seed: int) -> list[dict[str, Any
     return rows
 
 
-def trained(steps: int, penalty: Any, seed: int) -> list[tuple[int, iwae_jax.Params]]:
+def trained(steps: int, beta: float, penalty: Any, seed: int) -> list[tuple[int, iwae_jax.Params]]:
     """The parameters after some of the steps, from 0 to the last."""
-    config = iwae_jax.ModelConfig((1,), (1,), ((50, 50),), likelihood="normal")
+    config = iwae_jax.ModelConfig((1,), (1,), ((50, 50),), likelihood="normal:scale=shared")
     init_key, step_key = jax.random.split(jax.random.key(seed))
     params = iwae_jax.init(init_key, config)
     rate = optax.cosine_decay_schedule(3e-3, steps)
     state = iwae_jax.TrainState.create(params, optax.adam(rate))
     # The KL term's weight rises from 0: at once, it would make both q(z | x) the prior.
-    weight = training.recipes.Ramp(1.0, max(1, steps // 8))
+    weight = training.recipes.Ramp(beta, max(1, steps // 8))
     x = jnp.asarray(np.repeat(POINTS, BATCH // 2, axis=0))
     found = [(0, jax.tree.map(jnp.copy, params))]
     ends = np.unique(np.geomspace(min(10, steps), steps, 12).round()).astype(int)

@@ -87,7 +87,9 @@ class _Drawing:
             yield "traversals", lambda: self.traversals(test, means)
             yield "interpolations", lambda: self.interpolations(test)
         else:
-            warn("Discrete latents lie on no line: no traversals, no interpolations and no arithmetic.")
+            warn(
+                "Discrete latents lie on no line: no traversals, no interpolations and no arithmetic."
+            )
         if self.data.labels is None:
             warn(
                 f"{self.data.origin} has no labels: no linear probe, no arithmetic on class means, and "
@@ -259,7 +261,7 @@ def _has_means(params: iwae_jax.Params) -> bool:
 
 
 def _layers(params: iwae_jax.Params, x: jax.Array, key: jax.Array | None) -> tuple[jax.Array, ...]:
-    """The posterior mean of each layer: by formula, or of some draws; of what networks read if it is discrete."""
+    """The posterior mean of each layer: by formula, or of draws; if discrete, of what networks read of it."""
     if _has_means(params):
         return tuple(mean for mean, _ in iwae_jax.encode(params, x, key))
     assert key is not None

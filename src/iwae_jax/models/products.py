@@ -28,6 +28,10 @@ PRECISIONS: dict[str, lax.Precision | None] = {
 """The precision of products by name. The last rounds both operands to bfloat16 and adds in float32."""
 
 
+matmul = partial(jnp.matmul, precision=lax.Precision.HIGHEST)
+"""A product in float32 on every device: GPUs and TPUs round the operands unless told otherwise."""
+
+
 def affine(
     x: Float[Array, "... i"],
     kernel: Float[Array, "i o"],

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from iwae_jax.checks import check_number, check_positive_int
+from iwae_jax.models.products import matmul
 from iwae_jax.typing import Array, PyTree
 
 Sides = tuple[Array | None, Array | None]
@@ -153,23 +154,23 @@ def _each(function: Any, *sides: Sides) -> Sides:
 def _grams(slope: Array, own: Sides) -> Sides:
     rows, columns = own
     return (
-        None if rows is None else slope @ slope.T,
-        None if columns is None else slope.T @ slope,
+        None if rows is None else matmul(slope, slope.T),
+        None if columns is None else matmul(slope.T, slope),
     )
 
 
 def _next_basis(gram: Array, basis: Array) -> Array:
     """A step of orthogonal iteration towards the eigenvectors."""
-    return jnp.linalg.qr(gram @ basis)[0]
+    return jnp.linalg.qr(matmul(gram, basis))[0]
 
 
 def _into(slope: Array, basis: Sides) -> Array:
     rows, columns = basis
-    slope = slope if rows is None else rows.T @ slope
-    return slope if columns is None else slope @ columns
+    slope = slope if rows is None else matmul(rows.T, slope)
+    return slope if columns is None else matmul(slope, columns)
 
 
 def _out_of(slope: Array, basis: Sides) -> Array:
     rows, columns = basis
-    slope = slope if rows is None else rows @ slope
-    return slope if columns is None else slope @ columns.T
+    slope = slope if rows is None else matmul(rows, slope)
+    return slope if columns is None else matmul(slope, columns.T)

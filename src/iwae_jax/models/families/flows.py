@@ -16,6 +16,7 @@ from iwae_jax.checks import check_positive_int
 from iwae_jax.models.distributions import standard_normal_log_prob
 from iwae_jax.models.families.base import Outputs, Plain
 from iwae_jax.models.networks.base import MLP, Heads, emit, normal_heads
+from iwae_jax.models.products import matmul
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 _CONTEXT = 32  # outputs of the network of x that the maps read
@@ -68,11 +69,11 @@ class Planar(Plain):
         z, log_q = _base(outputs, key)
         for u, w, b in zip(outputs["u"], outputs["w"], outputs["b"], strict=True):
             # Invertible if w u > -1: u is moved along w until it is.
-            along, square = w @ u, jnp.sum(jnp.square(w)) + 1e-6
+            along, square = matmul(w, u), jnp.sum(jnp.square(w)) + 1e-6
             u = u + (jax.nn.softplus(along) - 1.0 - along) * w / square
-            turned = jnp.tanh(w @ z + b)
+            turned = jnp.tanh(matmul(w, z) + b)
             z = z + u * turned
-            log_q -= jnp.log1p((w @ u) * (1.0 - jnp.square(turned)))
+            log_q -= jnp.log1p(matmul(w, u) * (1.0 - jnp.square(turned)))
         return z, log_q
 
 
@@ -223,12 +224,12 @@ class _Masked(nn.Module):
         inner = self.param("inner", make, (self.size, self.hidden), dtype)
         around = self.param("context", make, (_CONTEXT, self.hidden), dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.hidden,), dtype)
-        hidden = jnp.tanh(z @ (inner * inwards) + context @ around + bias)
+        hidden = jnp.tanh(matmul(z, inner * inwards) + matmul(context, around) + bias)
         found = {}
         for name in ("mean", "log_scale"):
             kernel = self.param(name, make, (self.hidden, self.size), dtype)
             offset = self.param(f"{name}_bias", nn.initializers.zeros, (self.size,), dtype)
-            found[name] = hidden @ (kernel * outwards) + offset
+            found[name] = matmul(hidden, kernel * outwards) + offset
         return found
 
 

@@ -22,9 +22,9 @@ class Mixture(Plain):
     reparameterised gradient. That is a density of (c, z), not of z: ``has_density`` is False. The strata
     of successive samples differ, so that k samples cover the components as evenly as k allows.
 
-    For k a multiple of C, L_k is that of stratified draws. The mean of single log-weights, and with it `ELBO` and
-    L_1, is a lower bound of log p(x) that lies below the ELBO of the mixture, unless all a_c are equal: train
-    with k >= C.
+    For k a multiple of C, L_k is that of stratified draws. The mean of single log-weights, and with it `ELBO`
+    and L_1, is a lower bound of log p(x) that lies below the ELBO of the mixture, unless all a_c are equal:
+    train with k >= C.
 
     Attributes:
       components: the number of components, C.

@@ -9,6 +9,7 @@ from iwae_jax.checks import check_positive_int
 from iwae_jax.models.distributions import normal_log_prob, standard_normal_log_prob
 from iwae_jax.models.families.base import Outputs, Plain
 from iwae_jax.models.networks.base import Heads, normal_heads
+from iwae_jax.models.products import matmul
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 
@@ -87,7 +88,7 @@ class FullNormal(_Noise):
         self, own: PyTree, outputs: Outputs, noise: Array
     ) -> tuple[Array, Float[Array, ""]]:
         """z and its log-density, nats."""
-        z = outputs["mean"] + _triangle(outputs) @ noise
+        z = outputs["mean"] + matmul(_triangle(outputs), noise)
         return z, standard_normal_log_prob(noise) - jnp.sum(outputs["log_scale"])
 
     def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
@@ -140,15 +141,15 @@ class LowRankNormal(_Noise):
         """z and its log-density, nats."""
         size = outputs["mean"].shape[0]
         own_noise = jnp.exp(outputs["log_scale"]) * noise[:size]
-        z = outputs["mean"] + own_noise + outputs["columns"] @ noise[size:]
+        z = outputs["mean"] + own_noise + matmul(outputs["columns"], noise[size:])
         return z, self.log_prob(own, outputs, z)
 
     def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
         """log N(z), nats, by the matrix inversion and determinant lemmas."""
         inverse = jnp.exp(-outputs["log_scale"])
         distance, columns = (z - outputs["mean"]) * inverse, outputs["columns"] * inverse[:, None]
-        capacity = jnp.linalg.cholesky(jnp.eye(self.rank) + columns.T @ columns)
-        along = jax.scipy.linalg.solve_triangular(capacity, columns.T @ distance, lower=True)
+        capacity = jnp.linalg.cholesky(jnp.eye(self.rank) + matmul(columns.T, columns))
+        along = jax.scipy.linalg.solve_triangular(capacity, matmul(columns.T, distance), lower=True)
         log_determinant = jnp.sum(outputs["log_scale"]) + jnp.sum(jnp.log(jnp.diag(capacity)))
         return (
             standard_normal_log_prob(distance) + 0.5 * jnp.sum(jnp.square(along)) - log_determinant
