@@ -13,11 +13,12 @@ cores. Mattei and Frellsen (2019), table 2, has the same comparison for MIWAE on
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.shared.checks import check_given, check_least, check_seeds
+from experiments.shared.checks import check_given, check_least, check_seeds, in_flags
 from experiments.shared.command import leave
 from experiments.shared.config import parse
 from experiments.shared.errors import UsageError
 from experiments.shared.imputation_errors import compare
+from iwae_jax import ModelConfig
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,10 @@ class Arguments:
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_least(self, k=1, latents=1, width=1, passes=2, impute_k=1)
+        try:
+            ModelConfig(posterior=self.posterior)
+        except ValueError as error:
+            raise UsageError(in_flags(str(error), ["posterior"])) from error
         check_given(self, "seed")
         check_seeds(*self.seed)
         if not 0 < self.share < 1:

@@ -297,5 +297,5 @@ def test_a_normal_likelihood_with_a_logit_link():
     np.testing.assert_allclose(
         config.log_conditional(params, x, (jnp.zeros(2),)), wanted, rtol=1e-5
     )
-    with pytest.raises(ValueError, match="Expected link to be one of"):
+    with pytest.raises(ValueError, match="its link to be one of"):
         iwae_jax.ModelConfig((6,), likelihood="normal:link=probit")

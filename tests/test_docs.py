@@ -96,8 +96,12 @@ def test_the_notebook_lines_of_the_readme(quick_init):
     assert names["images"].shape == (100, 64) and set(np.unique(names["images"])) == {0, 1}
 
 
-def test_the_notebook_lines_of_the_first_page():
+def test_the_notebook_lines_of_the_first_page(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)  # they write two pictures
+    monkeypatch.setenv("MPLBACKEND", "agg")
     names = run_page("docs/start.md")
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("table.png", "tiles.png"))
+    assert 3.5 < names["nll"] / (np.log(2) * names["tiles"][0].size) < 5
     assert names["values"].shape == names["log_p"].shape == (8,)
     assert names["again"].shape == (8, 64)
     assert np.isfinite(names["result"].nll)

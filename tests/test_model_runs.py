@@ -110,9 +110,25 @@ def test_means_of_draws_are_the_posterior_means():
         ("--latents=bernoulli --posterior=planar", "real latents for --posterior 'planar'"),
         ("--kl-weight=0.5 --gradient=vimco", "takes beta, such as 'reparam', got 'vimco'"),
         ("--network=conv:rows=7", "--network=conv without rows and channels"),
-        ("--network=conv:norm=layer", "Expected norm to be one of"),
+        (
+            "--network=conv:norm=layer",
+            "--network 'conv:norm=layer' to be valid: its norm to be one of",
+        ),
         ("--network=conv:norm=batch", "norm none or group, got batch"),
         ("--posterior=student_t:df=-1", "df to be a number"),
+        (
+            "--posterior=planar:layers=0",
+            "'planar:layers=0' to be valid: its layers to be a positive int, got 0",
+        ),
+        ("--preset=table --first-k=3", "--first-k with --first-passes, got none"),
+        (
+            "--latents=bernoulli --gradient=dreg",
+            "of floats for --gradient 'dreg', got --latents 'bernoulli'",
+        ),
+        (
+            "--latents=bernoulli --mmd=3",
+            "of floats for the penalty of mmd = 3, got --latents 'bernoulli'",
+        ),
         ("--likelihood=categorical", "--binarization=none with --likelihood=categorical"),
         ("--mmd=inf", "--mmd to be a number"),
         ("--kl-weight=-1", "--kl-weight to be at least 0"),

@@ -117,6 +117,11 @@ class ScheduleFlags:
             values["passes"] = training.stage_passes(
                 self._number("total_stages"), base=self._number("stage_base")
             )
+        if "first_k" in values and not values.get("first_passes", preset.first_passes):
+            raise UsageError(
+                f"Expected --first-k with --first-passes, got none: all passes of --preset={self.preset} take "
+                "--k."
+            )
         passes = values.get("passes", preset.passes)
         share = preset.first_passes / preset.passes
         # However few the passes, the last one takes --k.

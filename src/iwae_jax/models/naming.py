@@ -40,7 +40,14 @@ def by_name(field: str, text: str, table: dict[str, Callable[..., Any]], *argume
             wanted = ", ".join(f"{each}=.." for each in takes) or "no options"
             raise ValueError(f"Expected {field} {name!r} with {wanted}, got {text!r}.")
         options[option] = _value(value)
-    return make(*arguments, **options)
+    try:
+        return make(*arguments, **options)
+    except ValueError as error:
+        why = str(error).removeprefix("Expected ")
+        if why.partition(" ")[0] not in options:
+            raise
+        # Another argument, or a flag, may have the name of the option.
+        raise ValueError(f"Expected {field} {text!r} to be valid: its {why}") from error
 
 
 def options_of(make: Callable[..., Any]) -> tuple[str, ...]:
