@@ -97,7 +97,46 @@ def test_log_probabilities_are_those_of_scipy(family):
     np.testing.assert_allclose(given, expected, rtol=2e-4, atol=2e-4)
 
 
-INVERTIBLE = (*KNOWN[:5], families.Coupling(3, 8))
+INVERTIBLE = (*KNOWN[:5], families.Coupling(3, 8), families.ConcreteCategorical(4, 0.7))
+
+
+def test_a_relaxed_coin_is_a_relaxed_category_of_two():
+    """z and the density are those of `Concrete`, whose log-odds are the difference of the logits."""
+    family, coin = families.ConcreteCategorical(2, 0.6), families.Concrete(0.6)
+    z, log_q, own, outputs = drawn(family, 50)
+    odds = {"logits": outputs["logits"][:, 0] - outputs["logits"][:, 1]}
+    expected = jax.vmap(partial(coin.log_prob, (), odds))(jnp.asarray(z))
+    np.testing.assert_allclose(log_q, expected, rtol=2e-5, atol=2e-5)
+    given = jax.vmap(partial(family.log_prob, own, outputs))(jnp.asarray(z))
+    np.testing.assert_allclose(given, expected, rtol=2e-5, atol=2e-5)
+    first = jax.vmap(family.features)(jnp.asarray(z)).reshape(50, SIZE, 2)[..., 0]
+    of_coin = (1 + jax.vmap(coin.features)(jnp.asarray(z))) / 2  # 1 + tanh rounds at 1
+    np.testing.assert_allclose(first, of_coin, rtol=1e-5, atol=2e-7)
+
+
+def test_the_density_of_a_relaxed_category_integrates_to_one():
+    family = families.ConcreteCategorical(3, 0.8)
+    outputs = outputs_of(family, 1)
+
+    grid = np.linspace(-40.0, 40.0, 801, dtype=np.float32)
+    z = jnp.stack(jnp.meshgrid(grid, grid), axis=-1).reshape(-1, 2)
+    log_density = jax.vmap(partial(family.log_prob, (), outputs))(z)
+    assert np.exp(np.asarray(log_density, np.float64)).sum() * 0.1**2 == pytest.approx(
+        1.0, abs=1e-4
+    )
+
+
+def test_relaxed_categories_are_drawn_in_proportion():
+    """Whatever the temperature, the largest entry is that of the category (Maddison et al., prop. 1a)."""
+    for temperature in (0.3, 2.0):
+        family = families.ConcreteCategorical(4, temperature)
+        z, _, _, outputs = drawn(family, 20_000)
+        largest = np.asarray(jax.vmap(family.features)(jnp.asarray(z)))
+        largest = largest.reshape(-1, SIZE, 4).argmax(axis=2)
+        for unit in range(SIZE):
+            p = np.asarray(jax.nn.softmax(outputs["logits"][unit]))
+            share = np.bincount(largest[:, unit], minlength=4) / 20_000
+            assert np.all(np.abs(share - p) < 4 * np.sqrt(p * (1 - p) / 20_000))
 
 
 @pytest.mark.parametrize("family", INVERTIBLE, ids=str)

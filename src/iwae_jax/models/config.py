@@ -58,7 +58,8 @@ class ModelConfig:
         below, on the way up; the way down is reversed.
       activation: the hidden layers' activation, a name in `models.ACTIVATIONS`.
       latents: the kind of each layer's latents, a name in `models.LATENTS`, or one name for all layers:
-        ``"normal"`` (real numbers), ``"bernoulli"``, ``"categorical"`` or ``"concrete"``.
+        ``"normal"`` (real numbers), ``"bernoulli"``, ``"categorical"``, ``"concrete"`` or
+        ``"concrete_categorical"``.
       likelihood: a name in `models.LIKELIHOODS` (``"bernoulli"`` for x in [0, 1], ``"normal"`` for real
         x), or a `models.Likelihood`.
       prior: a name in `models.PRIORS`, or a `models.Prior`.

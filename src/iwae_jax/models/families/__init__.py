@@ -8,7 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 from iwae_jax.models.families.base import Family, features, has_density, zeros_read
-from iwae_jax.models.families.discrete import BernoulliLatents, CategoricalLatents, Concrete
+from iwae_jax.models.families.discrete import (
+    BernoulliLatents,
+    CategoricalLatents,
+    Concrete,
+    ConcreteCategorical,
+)
 from iwae_jax.models.families.flows import Autoregressive, Coupling, Planar
 from iwae_jax.models.families.mixture import Mixture
 from iwae_jax.models.families.normal import DiagonalNormal, FullNormal, LowRankNormal
@@ -22,6 +27,7 @@ __all__ = [
     "BernoulliLatents",
     "CategoricalLatents",
     "Concrete",
+    "ConcreteCategorical",
     "Coupling",
     "DiagonalNormal",
     "Family",
@@ -41,6 +47,7 @@ LATENTS: dict[str, Callable[..., Family | Any]] = {
     "bernoulli": BernoulliLatents,
     "categorical": CategoricalLatents,
     "concrete": Concrete,
+    "concrete_categorical": ConcreteCategorical,
 }
 """Kinds of latents by name."""
 

@@ -1,4 +1,4 @@
-"""Discrete layers: Bernoulli and categorical latents, and the Concrete relaxation of the first."""
+"""Discrete layers: Bernoulli and categorical latents, and the Concrete relaxation of each."""
 
 import math
 from dataclasses import dataclass
@@ -167,3 +167,80 @@ class Concrete(_LogOdds):
     def features(self, z: Array) -> Array:
         """Between -1 and 1."""
         return jnp.tanh(0.5 * z)
+
+
+@dataclass(frozen=True)
+class ConcreteCategorical(Plain):
+    """The relaxation of categorical latents, reparameterised; also known as Gumbel-softmax.
+
+    z has the log-odds of each value against the last one, real numbers [size * (classes - 1)]: with Gumbel
+    noise g, (logits + g) / temperature less that of the last value. Networks read their softmax, near one-hot.
+    As for `Concrete`, which is the same for two classes, the model is one of its own.
+
+    Attributes:
+      classes: the number of values of a latent, at least 2.
+      temperature: near 0, z is nearly discrete and gradients are noisy.
+
+    Raises:
+      ValueError: if classes is not an int of at least 2, or temperature not a positive number.
+
+    Example:
+      >>> from iwae_jax.models import families
+      >>> families.ConcreteCategorical(classes=10).heads(3)
+      (('logits', (3, 10)),)
+
+    Reference:
+      Maddison, Mnih and Teh, The Concrete distribution (2017), sec. 3; Jang, Gu and Poole, Categorical
+      reparameterization with Gumbel-softmax (2017).
+    """
+
+    classes: int = 10
+    temperature: float = 0.5
+
+    def __post_init__(self):
+        object.__setattr__(self, "classes", check_positive_int("classes", self.classes))
+        if self.classes < 2:
+            raise ValueError(f"Expected classes to be at least 2, got {self.classes}.")
+        value = check_number(
+            "temperature", self.temperature, 0.0, math.inf, open_low=True, open_high=True
+        )
+        object.__setattr__(self, "temperature", value)
+
+    def heads(self, size: int) -> Heads:
+        """The unnormalised log-probability of each value."""
+        return (("logits", (size, self.classes)),)
+
+    def standard(self, size: int) -> Outputs:
+        """The outputs of equal probabilities."""
+        return {"logits": jnp.zeros((size, self.classes))}
+
+    def sample_and_log_prob(
+        self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
+    ) -> tuple[Array, Float[Array, ""]]:
+        """Draw z, reparameterised; return z and its log-density in nats."""
+        noise = _against_last(jax.random.gumbel(key, outputs["logits"].shape))
+        z = (_against_last(outputs["logits"]) + noise) / self.temperature
+        return z.reshape(-1), self._log_prob(noise)
+
+    def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
+        """The log-density of z, nats."""
+        odds = _against_last(outputs["logits"])
+        return self._log_prob(self.temperature * z.reshape(odds.shape) - odds)
+
+    def _log_prob(self, noise: Array) -> Float[Array, ""]:
+        """Of differences of Gumbel noise, (n - 1)! exp(-sum v) / (1 + sum exp(-v))^n, scaled."""
+        n = self.classes
+        last = jnp.zeros((len(noise), 1), noise.dtype)
+        total = jax.nn.logsumexp(jnp.concatenate([-noise, last], axis=1), axis=1)
+        constant = math.lgamma(n) + (n - 1) * math.log(self.temperature)
+        return jnp.sum(constant - jnp.sum(noise, axis=1) - n * total)
+
+    def features(self, z: Array) -> Array:
+        """The probabilities that z stands for, [size * classes]."""
+        odds = z.reshape(-1, self.classes - 1)
+        return jax.nn.softmax(jnp.pad(odds, ((0, 0), (0, 1))), axis=1).reshape(-1)
+
+
+def _against_last(values: Array) -> Array:
+    """Each value of the last axis but the last one, less the last."""
+    return values[..., :-1] - values[..., -1:]
