@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -56,6 +57,7 @@ def test_two_processes_are_killed_and_one_goes_on(tmp_path):
     assert [process.returncode for process in pair] == [-signal.SIGKILL] * 2, outputs
     assert "training: pass 1/6" in outputs[0]
     assert "pass" not in outputs[1]  # only the first process prints
+    shutil.copytree(tmp_path / "pair", tmp_path / "uncut")
     assert "resumed after pass" in finish(start(tmp_path / "pair", "--mesh=data=2", devices=2))
     finish(start(tmp_path / "whole", "--mesh=data=2", devices=2))
     pair, whole = (tmp_path / name / NAME for name in ("pair", "whole"))
@@ -74,12 +76,20 @@ def test_two_processes_are_killed_and_one_goes_on(tmp_path):
     empty = runner.initial_state(settings, data)
     states = [Checkpoints(path / "checkpoints").restore(empty) for path in (pair, whole)]
     jax.tree.map(np.testing.assert_array_equal, *states)
-    # No cut: up to rounding.
-    with contextlib.redirect_stdout(io.StringIO()):
-        runner.run_one(settings, one, data, time.time(), quiet=True)
-    np.testing.assert_allclose(log_p, np.load(one.path / "test_log_likelihood.npy"), rtol=1e-4)
-    bounds = [[line["train_bound"] for line in RunFolder(p).metrics()] for p in (pair, one.path)]
-    np.testing.assert_allclose(*bounds, rtol=1e-4)
+    # No cut, from the start or from where the pair was killed: up to rounding.
+    uncut = RunFolder(tmp_path / "uncut" / NAME)
+    before = uncut.metrics()
+    assert 2 <= len(before) < PASSES
+    for folder in (one, uncut):
+        with contextlib.redirect_stdout(io.StringIO()):
+            runner.run_one(settings, folder, data, time.time(), quiet=True)
+        found = np.load(folder.path / "test_log_likelihood.npy")
+        np.testing.assert_allclose(log_p, found, rtol=1e-4)
+        bounds = [
+            [line["train_bound"] for line in RunFolder(p).metrics()] for p in (pair, folder.path)
+        ]
+        np.testing.assert_allclose(*bounds, rtol=1e-4)
+    assert uncut.progress() == "finished" and uncut.metrics()[:2] == before[:2]  # it went on
 
 
 @pytest.mark.parametrize("mesh", ["", "8", "data=0", "data=2,data=2", "model=2", "data=2,"])

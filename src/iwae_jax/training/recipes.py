@@ -282,7 +282,7 @@ _PRESETS = {
     "paper": PAPER,
 }
 # Passes, and how many of them take fewer samples, for two or more stochastic layers.
-_DEEP_PASSES = {"quick": (125, 120), "long": (150, 110), "table": (60, 0)}
+_DEEP_PASSES = {"quick": (122, 118), "long": (150, 110), "table": (60, 0)}
 _PRESETS_FOR_LAYERS = _PRESETS | {
     name: replace(_PRESETS[name], passes=passes, first_passes=first, first_rate=_DEEP_RATE)
     for name, (passes, first) in _DEEP_PASSES.items()
