@@ -7,6 +7,7 @@ import pytest
 
 from experiments.shared import imputation_errors
 from experiments.shared.display import console
+from iwae_jax.training import fitting
 
 
 def test_what_is_hidden():
@@ -71,3 +72,19 @@ def test_a_short_run_trains_and_imputes(tmp_path):
     assert errors["MIWAE"] < errors["column mean"]
     assert 0.5 < found["inside_90_percent"] <= 1.0
     assert found["errors"][-1]["standard_error"] is None
+
+
+def test_a_training_that_is_done_is_not_done_again(tmp_path, monkeypatch):
+    options = {"k": 2, "sizes": (2, 3), "posterior": "planar:layers=1", "passes": 2, "impute_k": 5}
+    with console.capture():
+        found = imputation_errors.compare("wine", 0.4, seeds=(3,), out_dir=str(tmp_path), **options)
+
+    def refuse(*arguments, **options):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(fitting, "train_epoch", refuse)
+    with console.capture():
+        again = imputation_errors.compare("wine", 0.4, seeds=(3,), out_dir=str(tmp_path), **options)
+        with pytest.raises(AssertionError, match="trained again"):  # another share of the values
+            imputation_errors.compare("wine", 0.5, seeds=(3,), out_dir=str(tmp_path), **options)
+    assert again == found

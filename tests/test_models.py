@@ -261,14 +261,23 @@ def test_reconstructions_are_means_of_p_x_given_a_draw_of_z():
         ({"activation": "sine"}, "Expected activation to be one of"),
         ({"activation": ["tanh"]}, "Expected activation to be one of"),
         ({"hidden_sizes": 200}, "Expected hidden_sizes to hold positive ints"),
-        ({"likelihood": "normal:scale=a"}, "Expected scale to be a number"),
+        (
+            {"likelihood": "normal:scale=a"},
+            "likelihood 'normal:.*' to be valid: its scale to be a number",
+        ),
         (
             {"likelihood": "poisson"},
             "Expected likelihood to be one of bernoulli, .*, categorical, got 'poisson'",
         ),
         ({"likelihood": "bernoulli:scale=1"}, "likelihood 'bernoulli' with no options"),
-        ({"likelihood": "normal:scale=0"}, "Expected scale to be a number"),
-        ({"likelihood": "normal:scale=nan"}, "Expected scale to be a number"),
+        (
+            {"likelihood": "normal:scale=0"},
+            "likelihood 'normal:.*' to be valid: its scale to be a number",
+        ),
+        (
+            {"likelihood": "normal:scale=nan"},
+            "likelihood 'normal:.*' to be valid: its scale to be a number",
+        ),
         ({"posterior": "student_t:df"}, "posterior 'student_t' with df"),
     ],
 )

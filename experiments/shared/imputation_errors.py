@@ -1,6 +1,8 @@
 """The error of imputation: a model of incomplete data beside scikit-learn's imputers."""
 
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -62,9 +64,15 @@ def others(seen: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def ours(
-    seen: np.ndarray, k: int, sizes: tuple[int, int], posterior: str, passes: int, seed: int
+    seen: np.ndarray,
+    k: int,
+    sizes: tuple[int, int],
+    posterior: str,
+    passes: int,
+    seed: int,
+    folder: Path,
 ) -> iwae_jax.Params:
-    """A model that is trained on incomplete data."""
+    """A model that is trained on incomplete data; its checkpoints are in the folder."""
     latents, width = sizes
     config = iwae_jax.ModelConfig(
         (seen.shape[1],),
@@ -84,7 +92,8 @@ def ours(
         warm_up=1.0,
     )
     # All rows are trained on: what is hidden is not in them.
-    return iwae_jax.fit(config, seen, k=k, recipe=recipe, seed=seed, held_out=0.0).params
+    found = iwae_jax.fit(config, seen, k=k, recipe=recipe, seed=seed, held_out=0.0, folder=folder)
+    return found.params
 
 
 def compare(
@@ -109,7 +118,11 @@ def compare(
         console.print(
             f"seed {seed}: {hidden.mean():.1%} of {data.shape[0]} x {data.shape[1]} values hidden"
         )
-        params = ours(seen, k, sizes, posterior, passes, seed)
+        part = re.sub("[^A-Za-z0-9.]", "_", posterior)
+        training = (
+            f"{name}-share{share:g}-k{k}-z{sizes[0]}-h{sizes[1]}-{part}-passes{passes}-seed{seed}"
+        )
+        params = ours(seen, k, sizes, posterior, passes, seed, folder / "training" / training)
         key = jax.random.key(seed)
         filled = others(seen) | {OURS: np.asarray(evaluation.impute(params, seen, key, impute_k))}
         for method, values in filled.items():
