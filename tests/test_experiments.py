@@ -422,6 +422,13 @@ def test_a_run_after_another_has_a_schedule_of_its_own(run, folder):
     assert both[1][0]["step"] == both[0][-1]["step"] + both[0][0]["step"]  # the count goes on
     rates = [[line["learning_rate"] for line in lines] for lines in both]
     assert rates[0] == rates[1] and rates[0][0] > 2 * rates[0][-1]
+    # What is written is what the optimizer does: it is that of the recipe, from the step of the first run.
+    saved = config.Config.from_json(json.loads((second / "config.json").read_text()))
+    data = datasets.load_data(saved)
+    recipe, taken = saved.recipe(len(data.train)), both[0][-1]["step"]
+    state = runner.initial_state(saved, data)
+    assert int(state.step) == taken
+    assert state.optimizer is recipe.optimizer(-(-len(data.train) // recipe.batch_size), taken)
     status, printed = run("--algorithm", "soap", "--after", first)
     assert status == 1 or status == 2
     assert "--after a run with algorithm soap, got one with adam" in printed

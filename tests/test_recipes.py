@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -132,6 +134,25 @@ def test_the_last_pass_takes_the_k_that_is_reported(preset, layers, passes):
     assert recipe.first_passes > 0 or passes == 1
     with pytest.raises(ValueError, match=f"Expected first_passes to be under passes, {passes}"):
         dataclasses.replace(recipe, first_passes=passes)
+
+
+def test_a_recipe_that_begins_later_does_the_same_then():
+    """The rate that Adam takes at step 40 + n, and the weight of the KL term, are those of step n."""
+    recipe = dataclasses.replace(recipes.preset("quick"), passes=5, first_passes=2, kl_warm_up=2.0)
+    params = slope = {"w": jnp.ones(3)}
+    moved = []
+    for first in (0, 40):
+        optimizer = recipe.optimizer(7, first)
+        state: Any = optimizer.init(params)
+        state = (state[0], state[1]._replace(count=state[1].count + first + 3))
+        with jax.numpy_dtype_promotion("standard"):  # optax mixes ints and floats
+            updates: Any = optimizer.update(slope, state, params)[0]
+            rate: Any = recipe.learning_rate(7, first)(first + 3)
+        beta = recipe.climb(7, first)["beta"]
+        weights = [float(beta(first + steps)) for steps in (0, 7, 70)]
+        moved.append([float(updates["w"][0]), float(rate), *weights])
+    np.testing.assert_allclose(moved[0], moved[1], rtol=1e-6)
+    assert moved[0][0] < 0 == moved[0][2] < moved[0][3] < moved[0][4] == 1
 
 
 def test_a_preset_is_one_of_four():
