@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 from scipy import integrate
 from scipy import stats as scipy_stats
 
@@ -406,10 +407,37 @@ def test_a_vamp_prior_is_the_mean_of_posteriors_at_its_inputs():
 
 
 @pytest.mark.parametrize("latents", ["bernoulli", "categorical:classes=3"])
-def test_discrete_layers_add_up(latents):
+def test_a_learned_prior_of_discrete_latents(latents):
+    """Probabilities of SciPy, draws in their proportion, a start at equal ones, and a gradient."""
+    config = iwae_jax.ModelConfig((4,), (1,), ((3,),), latents=latents, prior="learned")
+    params, prior = iwae_jax.init(KEY, config), config.parts.prior
+    values = jax.vmap(config.latent_value)(jnp.arange(config.number_of_latent_values))
+    log_p = jax.vmap(lambda *z: prior.log_prob(params, z))(*values)
+    np.testing.assert_allclose(log_p, -np.log(len(log_p)), rtol=1e-6)
+    x = jnp.array([1.0, 0.0, 1.0, 1.0])
+    slope = jax.grad(iwae_jax.bound)(params, x, KEY, 5, gradient="vimco").generative["prior"]
+    assert all(float(jnp.abs(leaf).max()) > 0 for leaf in jax.tree.leaves(slope))
+    own = jax.tree.map(lambda leaf: leaf + 0.5 + jnp.arange(1.0 * leaf.size).reshape(leaf.shape),
+                       params.generative["prior"])  # fmt: skip
+    params = replace(params, generative={**params.generative, "prior": own})
+    p = np.exp(np.asarray(jax.vmap(lambda *z: prior.log_prob(params, z))(*values), np.float64))
+    logits = np.asarray(own[-1]["logits"], np.float64).ravel()
+    expected = scipy.special.softmax(logits if len(logits) > 1 else [0.0, logits[0]])
+    np.testing.assert_allclose(p, expected, rtol=1e-5)
+    z = jax.vmap(lambda key: prior.sample(params, key)[0][0])(jax.random.split(KEY, 20_000))
+    share = np.bincount(np.asarray(z), minlength=len(p)) / len(z)
+    assert np.all(np.abs(share - p) < 4 * np.sqrt(p * (1 - p) / len(z)))
+
+
+@pytest.mark.parametrize("prior", ["standard", "learned"])
+@pytest.mark.parametrize("latents", ["bernoulli", "categorical:classes=3"])
+def test_discrete_layers_add_up(latents, prior):
     """Priors and posteriors of two discrete layers: all values of z have probability 1 in sum."""
-    config = iwae_jax.ModelConfig((4,), (3, 2), ((3,), (3,)), latents=latents)
+    config = iwae_jax.ModelConfig((4,), (3, 2), ((3,), (3,)), latents=latents, prior=prior)
     params = iwae_jax.init(KEY, config)
+    moved = jax.tree.map(lambda leaf: leaf + 0.3 * jnp.cos(jnp.arange(leaf.size)).reshape(leaf.shape),
+                         params.generative["prior"])  # fmt: skip
+    params = replace(params, generative={**params.generative, "prior": moved})
     count = config.number_of_latent_values
     assert count == (2 if latents == "bernoulli" else 3) ** 5
     z = jax.vmap(config.latent_value)(jnp.arange(count))

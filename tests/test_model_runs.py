@@ -26,7 +26,7 @@ MODELS = {
     "--posterior=full_normal --layers=2": "dreg",
     "--posterior=autoregressive:layers=1": "reparam",
     "--latents categorical:classes=3 concrete --layers=2": "vimco",
-    "--latents concrete_categorical:classes=3": "dreg",
+    "--latents concrete_categorical:classes=3 --prior=learned": "dreg",
 }
 
 

@@ -180,31 +180,37 @@ def _unknown(part: Any) -> Any:
 
 
 @dataclass(frozen=True)
-class LearnedNormal:
-    """A top layer N(m, s^2), of which m and s are trained from 0 and 1.
+class Learned:
+    """A top layer whose member of a family is trained, from the standard one: N(m, s^2) from N(0, 1), say.
+
+    Attributes:
+      family: the family of the layer's latents.
 
     Example:
       >>> import iwae_jax
-      >>> iwae_jax.ModelConfig(prior="learned").prior
+      >>> iwae_jax.ModelConfig(prior="learned", latents="bernoulli").prior
       'learned'
     """
 
+    family: Any
+
     def init(self, key: Key[Array, ""], size: int) -> PyTree:
-        """Zeros: N(0, I)."""
-        return {"mean": jnp.zeros(size), "log_scale": jnp.zeros(size)}
+        """The standard member."""
+        del key
+        return self.family.standard(size)
 
     def log_prob(self, own: PyTree, z: Array) -> Float[Array, ""]:
         """log p(z), nats."""
-        return normal_log_prob(z, own["mean"], own["log_scale"])
+        return self.family.log_prob((), own, z)
 
     def sample(self, own: PyTree, key: Key[Array, ""]) -> Array:
         """Draw z."""
-        noise = jax.random.normal(key, own["mean"].shape)
-        return own["mean"] + jnp.exp(own["log_scale"]) * noise
+        return self.family.sample_and_log_prob((), own, key)[0]
 
-    def moments(self, own: PyTree) -> tuple[Array, Array]:
-        """Mean and log-scale."""
-        return own["mean"], own["log_scale"]
+    @property
+    def moments(self) -> Callable[[PyTree], tuple[Array, Array]]:
+        """``moments(own)``: mean and log-scale, if the family is a normal."""
+        return self.family.moments
 
 
 @dataclass(frozen=True)
@@ -307,7 +313,8 @@ class VampPrior:
 
 def _layered(config: Any, top: Top | None = None) -> LayeredPrior:
     kinds = config.latent_families
-    if top is not None and not isinstance(kinds[-1], families.DiagonalNormal):
+    real = isinstance(kinds[-1], families.DiagonalNormal)
+    if isinstance(top, NormalMixture) and not real:
         raise ValueError(
             f"Expected a top layer of real latents for prior {config.prior!r}, got {config.latents!r}."
         )
@@ -326,7 +333,7 @@ def _standard(config: Any) -> Prior:
 
 
 def _learned(config: Any) -> Prior:
-    return _layered(config, LearnedNormal())
+    return _layered(config, Learned(config.latent_families[-1]))
 
 
 def _mixture(config: Any, components: int = 10) -> Prior:
