@@ -5,7 +5,8 @@
 The IWAE's bias falls as 1/k. The jackknife of order m (Nowozin, 2018, fig. 2) has a bias of order
 k^-(m+1) and a higher variance. SUMO (Luo et al., 2020) has no bias, except for that of its cap. The
 k-sample value of CUBO starts below log p(x) and ends above it. Takes a few minutes on two cores, in
-float64; writes bias.csv and bias.png.
+float64; writes bias.csv, bias.png and extrapolation.png (the jackknife of order 1 as a line through L_n and
+L_(n-1)).
 
 The means use control variates: powers of the mean weight, whose expectations have a closed form. They
 show biases far below the noise of a plain mean. The variances are those of the plain estimates.
@@ -36,7 +37,7 @@ class Bias:
     seed: int = 0
     """Seed of the datum, the parameters and the noise."""
     out_dir: str = "runs/bias"
-    """Folder for bias.csv and bias.png."""
+    """Folder for bias.csv and the pictures."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""

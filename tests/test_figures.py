@@ -156,6 +156,19 @@ def test_snrs_verdict(monkeypatch, capsys, tmp_path, moved, by, status):
     assert verdict in capsys.readouterr().out
 
 
+def test_the_jackknife_is_drawn_as_a_line_through_the_bounds_of_n_and_one_less():
+    def of(n):  # a bias of two orders
+        return -0.5 / n + 0.2 / n**2
+
+    values = [(name, n, of(n) if name == "iwae" else n * of(n) - (n - 1) * of(n - 1))
+              for n in (4, 16) for name in ("iwae", "jackknife:order=1")]  # fmt: skip
+    rows = [{"entry": name, "k": n, "bias": bias} for name, n, bias in values]
+    for n, before, at, end in figures.extrapolated(rows):
+        assert (before, at) == pytest.approx((of(n - 1), of(n)))
+        slope = (before - at) / (1 / (n - 1) - 1 / n)
+        assert end == pytest.approx(at - slope / n)
+
+
 def test_bias_finds_the_orders(tmp_path):
     """In a process of its own: it switches JAX to float64."""
     command = [sys.executable, "-m", "experiments.bias", "--k", "16", "32", "--size", "3"]
@@ -173,7 +186,8 @@ def test_bias_finds_the_orders(tmp_path):
     # The control variates leave little noise: 1e-5 of the bias of the IWAE.
     error = {(row["entry"], float(row["k"])): float(row["bias_se"]) for row in found}
     assert error["iwae", 32] < 1e-4 * abs(value["iwae", 32])
-    assert (tmp_path / "bias.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("bias", "extrapolation"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def estimates(**changed):

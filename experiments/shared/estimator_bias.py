@@ -73,6 +73,8 @@ def measure(
         "standard errors of zero"
     )
     figures.bias_and_variance(folder / "bias.png", rows, slopes, caption)
+    short, _, _ = caption.partition("; SUMO")
+    figures.extrapolation(folder / "extrapolation.png", rows, short)
     last = {row["entry"]: row for row in rows}
     print_table(
         f"estimates minus log p(x) = {exact:.3f}, nats; slopes of log |bias| in log k from {FIRST} on",
@@ -110,7 +112,7 @@ def measure(
         "log p(x)" + (f" (not: {', '.join(wrong)})" if wrong else ""),
         style="bold red" if wrong else "bold",
     )
-    console.print(f"written: {folder}/bias.csv, bias.png")
+    console.print(f"written: {folder}/bias.csv, bias.png, extrapolation.png")
     return 1 if wrong else 0
 
 

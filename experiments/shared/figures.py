@@ -120,6 +120,33 @@ def bias_and_variance(
     drawing.save(figure, file, caption)
 
 
+def extrapolated(rows: list[dict[str, Any]]) -> list[tuple[int, float, float, float]]:
+    """For each n: n, and the biases of L_(n-1), L_n and the jackknife of order 1, n L_n - (n-1) L_(n-1)."""
+    bias = {(row["entry"], row["k"]): row["bias"] for row in rows}
+    found = []
+    for n in (k for name, k in bias if name == "jackknife:order=1"):
+        at, end = bias["iwae", n], bias["jackknife:order=1", n]
+        found.append((n, (n * at - end) / (n - 1), at, end))
+    return found
+
+
+def extrapolation(file: Path, rows: list[dict[str, Any]], caption: str) -> None:
+    """L_n against 1/n: the line through the points of n - 1 and n meets 1/n = 0 at the jackknife of order 1."""
+    figure = drawing.figure(7.0, 4.4)
+    axes = figure.subplots()
+    for number, (n, before, at, end) in enumerate(extrapolated(rows)):
+        colour = f"C{number}"
+        axes.plot([1 / (n - 1), 1 / n], [before, at], "o", color=colour, label=f"L_{n - 1}, L_{n}")
+        axes.plot([1 / (n - 1), 0], [before, end], "-", color=colour, linewidth=1)
+        axes.plot(0, end, "D", color=colour, clip_on=False)
+    axes.axhline(0.0, color="0.6", linewidth=1)
+    axes.set(xlabel="1 / n", ylabel="mean minus log p(x), nats", xlim=(0, None))
+    axes.set_title("diamonds: the jackknife of order 1")
+    axes.legend(frameon=False, fontsize=8)
+    axes.grid(alpha=0.2)
+    drawing.save(figure, file, caption)
+
+
 def table_1(file: Path, rows: list[dict[str, Any]], caption: str) -> None:
     """NLL against k, measured and published: one panel for each data set and number of layers."""
     panels = list(dict.fromkeys((row["dataset"], row["layers"]) for row in rows))
