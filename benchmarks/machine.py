@@ -83,9 +83,8 @@ def _factors(m: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def _jax_products(m: int, precision: Any, calls: int):
     factors = [(jnp.asarray(a, precision), jnp.asarray(b, precision)) for a, b in _factors(m)]
-    exact = (
-        "highest" if jnp.dtype(precision) == jnp.float32 else None
-    )  # GPUs round float32 by default
+    # GPUs round the operands of float32 unless told otherwise.
+    exact = "highest" if jnp.dtype(precision) == jnp.float32 else None
     product = jax.jit(partial(jnp.matmul, precision=exact, preferred_element_type=jnp.float32))
 
     def run() -> None:

@@ -77,7 +77,7 @@ def test_a_run_of_any_model_resumes_and_is_evaluated(run, monkeypatch, capsys, t
     assert status == 0 and (tmp_path / "stopped" / "report.html").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("flags", ["--posterior=planar", "--latents=bernoulli"])
+@pytest.mark.parametrize("flags", ["--posterior=mixture:components=2", "--latents=bernoulli"])
 def test_latents_of_any_posterior(run, monkeypatch, capsys, tmp_path, flags):  # noqa: F811
     assert run(flags, "--hidden-sizes", "8,8", "--latent-sizes", 4)[0] == 0
     (folder,) = [path.parent for path in tmp_path.rglob("summary.json")]
@@ -88,7 +88,8 @@ def test_latents_of_any_posterior(run, monkeypatch, capsys, tmp_path, flags):  #
     assert found["linear_probe"]["posterior means"]["accuracy"] > 0.15  # of ten classes
     names = {file.name for file in (folder / "latents").glob("*.png")}
     lines = {"traversals.png", "interpolations.png", "arithmetic.png"}
-    assert names == {"neighbours.png", "map.png"} | (lines if "planar" in flags else set())
+    assert names == {"neighbours.png", "map.png"} | (lines if "mixture" in flags else set())
+    assert ("A mixture draws its components equally often" in printed) == ("mixture" in flags)
     assert ("Discrete latents lie on no line" in printed) == ("bernoulli" in flags)
 
 

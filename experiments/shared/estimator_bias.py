@@ -68,13 +68,14 @@ def measure(
     write_csv(folder / "bias.csv", rows)
     caption = (
         f"simulated data (no split, no binarization): one datum of a linear-Gaussian model of {size} "
-        f"dimensions, {replicates:,} replicates, seed {seed}; means with control variates; SUMO at its mean "
-        f"cost, capped at {', '.join(map(str, sumo_cap))}; bars: one standard error; hollow: within 5 "
-        "standard errors of zero"
+        f"dimensions, {replicates:,} replicates, seed {seed}; means with control variates"
     )
-    figures.bias_and_variance(folder / "bias.png", rows, slopes, caption)
-    short, _, _ = caption.partition("; SUMO")
-    figures.extrapolation(folder / "extrapolation.png", rows, short)
+    more = (
+        f"; SUMO at its mean cost, capped at {', '.join(map(str, sumo_cap))}; bars: one standard error; "
+        "hollow: within 5 standard errors of zero"
+    )
+    figures.bias_and_variance(folder / "bias.png", rows, slopes, caption + more)
+    figures.extrapolation(folder / "extrapolation.png", rows, caption)
     last = {row["entry"]: row for row in rows}
     print_table(
         f"estimates minus log p(x) = {exact:.3f}, nats; slopes of log |bias| in log k from {FIRST} on",

@@ -73,10 +73,12 @@ def measure(
     which = "all weights" if refinement["weights"] else "biases"
     number, chains = counted(rows[0]["images"], "image"), counted(path["chains"], "chain")
     steps, climbed = counted(path["steps"], "step"), counted(refinement["steps"], "step")
+    seeds = {config.run.seed for config, _, _ in restored}
+    pixels = "" if len(seeds) == 1 else ", pixels of each run's seed"
     caption = "; ".join(dict.fromkeys(captions)) + (
-        f"; test split, first {number}; log p(x): of two lower bounds the higher on average, L_{k} of a "
-        f"refined q and annealing from the {path['start']} with {chains} and {steps}; q refined in its {which} "
-        f"by {climbed} of k={ELBO_SAMPLES}; ELBOs from {k} samples; bars: standard errors over images"
+        f"; test split, first {number}{pixels}; log p(x): of two lower bounds the higher on average, L_{k} of "
+        f"a refined q and annealing from the {path['start']} with {chains} and {steps}; q refined in its "
+        f"{which} by {climbed} of k={ELBO_SAMPLES}; ELBOs from {k} samples; bars: standard errors over images"
     )
     save(_drawing(rows), folder / "gaps.png", caption)
     _print(rows, k)

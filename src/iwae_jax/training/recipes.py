@@ -152,16 +152,16 @@ class Recipe:
           k: the number of samples that the run is trained for.
           model: the model.
         """
-        if getattr(model, "is_discrete", False):
-            moves_z = {
-                f"gradient {str(self.gradient)!r}": named(self.gradient).needs.reparameterised
-            }
-            moves_z |= {f"the penalty of mmd = {self.mmd:g}": self.mmd != 0}
-            for what in (name for name, moves in moves_z.items() if moves):
-                raise ValueError(
-                    f"Expected latents of floats for {what}, got latents {model.latents!r}, which can't be "
-                    "reparameterised."
-                )
+        what = None
+        if named(self.gradient).needs.reparameterised:
+            what = f"gradient {str(self.gradient)!r}"
+        elif self.mmd:
+            what = f"the penalty of mmd = {self.mmd:g}"
+        if what is not None and getattr(model, "is_discrete", False):
+            raise ValueError(
+                f"Expected latents of floats for {what}, got latents {model.latents!r}, which can't be "
+                "reparameterised."
+            )
         check_pair(objective, self.gradient, k, model)
         for samples in {k, self.samples(1, k)}:
             check_pair(objective, self.estimator(samples), samples, model)

@@ -25,6 +25,20 @@ class _LogOdds(Plain):
         return {"logits": jnp.zeros(size)}
 
 
+class _Logits(Plain):
+    """A family of dice with so many ``classes``, each with its unnormalised log-probabilities."""
+
+    classes: int
+
+    def heads(self, size: int) -> Heads:
+        """The unnormalised log-probability of each value."""
+        return (("logits", (size, self.classes)),)
+
+    def standard(self, size: int) -> Outputs:
+        """The outputs of equal probabilities."""
+        return {"logits": jnp.zeros((size, self.classes))}
+
+
 @dataclass(frozen=True)
 class BernoulliLatents(_LogOdds):
     """Independent latents of 0 and 1, as int32, which no gradient passes.
@@ -64,7 +78,7 @@ class BernoulliLatents(_LogOdds):
 
 
 @dataclass(frozen=True)
-class CategoricalLatents(Plain):
+class CategoricalLatents(_Logits):
     """Independent latents of 0 .. classes - 1, as int32, which no gradient passes.
 
     Attributes:
@@ -83,14 +97,6 @@ class CategoricalLatents(Plain):
 
     def __post_init__(self):
         object.__setattr__(self, "classes", check_positive_int("classes", self.classes))
-
-    def heads(self, size: int) -> Heads:
-        """The unnormalised log-probability of each value."""
-        return (("logits", (size, self.classes)),)
-
-    def standard(self, size: int) -> Outputs:
-        """The outputs of equal probabilities."""
-        return {"logits": jnp.zeros((size, self.classes))}
 
     def sample_and_log_prob(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
@@ -170,12 +176,12 @@ class Concrete(_LogOdds):
 
 
 @dataclass(frozen=True)
-class ConcreteCategorical(Plain):
+class ConcreteCategorical(_Logits):
     """The relaxation of categorical latents, reparameterised; also known as Gumbel-softmax.
 
     z has the log-odds of each value against the last one, real numbers [size * (classes - 1)]: with Gumbel
-    noise g, (logits + g) / temperature less that of the last value. Networks read their softmax, near one-hot.
-    As for `Concrete`, which is the same for two classes, the model is one of its own.
+    noise g, (logits + g) / temperature less that of the last value. A network reads the softmax of z, which is
+    near one-hot. As for `Concrete`, which is the same for two classes, the model is one of its own.
 
     Attributes:
       classes: the number of values of a latent, at least 2.
@@ -205,14 +211,6 @@ class ConcreteCategorical(Plain):
             "temperature", self.temperature, 0.0, math.inf, open_low=True, open_high=True
         )
         object.__setattr__(self, "temperature", value)
-
-    def heads(self, size: int) -> Heads:
-        """The unnormalised log-probability of each value."""
-        return (("logits", (size, self.classes)),)
-
-    def standard(self, size: int) -> Outputs:
-        """The outputs of equal probabilities."""
-        return {"logits": jnp.zeros((size, self.classes))}
 
     def sample_and_log_prob(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
