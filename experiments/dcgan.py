@@ -8,10 +8,12 @@ normalisation and ReLU, the discriminator with LeakyReLU, the IWAE with group no
 - the annealed log-likelihood of test images under both, with the same normal observation noise (Wu et al. 2017)
 - a linear classifier on the features of the discriminator and of the IWAE's encoder
 - walks and arithmetic (three exemplars averaged) in latent space, samples, and the first kernels
+- loops of digits removed by dropping the feature maps that a classifier finds there, beside random maps
 
 The IWAE is a run of experiments.mnist, in its folder. Rerun the command to resume both. Writes dcgan.json,
-adversarial.csv, samples.png, walks.png, arithmetic.png, filters.png and losses.png to a folder of
-OUT_DIR/dcgan. Needs the extra iwae_jax[annealing]. Takes about 15 minutes on two cores.
+adversarial.csv, samples.png, walks.png, arithmetic.png, dropping.png, dropping-curves.png, filters.png and
+losses.png to a folder of OUT_DIR/dcgan. Needs the extra iwae_jax[annealing]. Takes about 15 minutes on two
+cores.
 """
 
 from dataclasses import dataclass, field

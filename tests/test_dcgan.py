@@ -176,7 +176,19 @@ def test_the_command_writes_what_it_prints_and_resumes(monkeypatch, capsys, tmp_
     ]
     assert [row["size"] for row in found["probes"]] == [16, 16, 64]
     assert found["observation_scale"] == 0.1
-    for name in ("samples", "walks", "arithmetic", "filters", "losses"):
+    assert [row["model"] for row in found["dropping"]] == ["DCGAN", "IWAE"]
+    for row in found["dropping"]:
+        assert f"{row['loops_before']:.1%}" in printed and f"{row['loops_after']:.1%}" in printed
+        assert f"{row['dropped']} of 3" in printed and row["maps"] == 3
+    for name in (
+        "samples",
+        "walks",
+        "arithmetic",
+        "dropping",
+        "dropping-curves",
+        "filters",
+        "losses",
+    ):
         assert (out / f"{name}.png").stat().st_size > 3000
     status, again = type_it(monkeypatch, capsys, dcgan, *words)
     assert status == 0 and "pass 2 of 2 is done" in again and "\ntraining: pass" not in again

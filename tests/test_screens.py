@@ -44,6 +44,21 @@ def digits(name):
     return Dataset(name, "embedded", "8x8 digits", images, images[:0], images, (8, 8), 16.0)
 
 
+@pytest.mark.parametrize("columns", [45, 70, 80])
+def test_a_table_keeps_its_names_and_numbers_on_any_terminal(capsys, monkeypatch, columns):
+    """A narrow one folds the headings; a wide one does not."""
+    monkeypatch.setattr(display.console, "_width", columns)
+    header = ("model", "effective sample size", "gap, simulated data", "log p(x) of images")
+    rows = [("DCGAN", "1.1", "21.3 ± 3.0", "563.8"), ("IWAE", "1.8", "15.2 ± 1.7", "913.8")]
+    display.print_table("likelihoods", header, rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= columns
+    for row in rows:
+        assert any(all(cell in line for cell in row) for line in lines)
+    assert any(all(name in line for name in header) for line in lines) == (columns == 80)
+    assert all(word in "\n".join(lines) for name in header for word in name.split())
+
+
 def test_the_digits_replace_only_another_data_set():
     found = {"passes": 13, "test_nll_k": 5000, "test_images": 4}
     for name, text in (

@@ -12,11 +12,13 @@ import numpy as np
 import iwae_jax
 from experiments.shared import drawing, plots
 from experiments.shared.adversarial import BATCH, Game, Players, train
-from experiments.shared.annealing_run import annealed_likelihood, bound_gaps, warn_of_few
+from experiments.shared.adversarial_table import print_results
+from experiments.shared.annealing_run import annealed_likelihood, bound_gaps
 from experiments.shared.config import Config
 from experiments.shared.datasets import data_caption, observations
-from experiments.shared.display import console, counted, print_table, warn
+from experiments.shared.display import console, counted, warn
 from experiments.shared.errors import DivergedError, UsageError
+from experiments.shared.feature_dropping import DRAWS, FRESH, draw, draw_curves, drop_maps, examples
 from experiments.shared.files import make_folder, write_csv, write_json
 from experiments.shared.linear_probe import accuracy, classifier
 from experiments.shared.results import Keys
@@ -29,6 +31,7 @@ from iwae_jax.models import Convolutional
 
 KEY = 1000  # folded into the seed: small numbers are the keys of the IWAE's run
 STEPS = 10  # images of a walk
+COLUMNS = 10  # images with a loop
 WALKS = 4  # of each model
 SUMS = 3  # of each model
 POOL = 400  # samples that exemplars are chosen from
@@ -112,6 +115,7 @@ def compare(run: Config, out_dir: Path, sizes: Sizes) -> int:
     study.samples()
     study.walks()
     study.filters()
+    dropped = study.dropping()
     labelled = data.labels is not None
     if labelled:
         study.arithmetic()
@@ -129,9 +133,10 @@ def compare(run: Config, out_dir: Path, sizes: Sizes) -> int:
         "likelihoods": likelihoods,
         "iwae_minus_gan": gain,
         "probes": probes,
+        "dropping": dropped,
     }
     write_json(out / "dcgan.json", results)
-    _print(results)
+    print_results(results)
     console.print(f"{stem}\nwritten: {out}")
     return 0
 
@@ -243,6 +248,24 @@ class Study:
         title = "a - b + c of the mean z of three exemplars each: last column; above: DCGAN"
         self.grid("arithmetic", np.concatenate(rows), 3 * EXEMPLARS + 1, title)
 
+    def dropping(self) -> list[dict[str, Any]]:
+        """Loops of digits dropped with the maps that draw them: two pictures, and the shares that keep one."""
+        curves, facts, rows = {}, [], []
+        for name, params in self.pair.models.items():
+            z = self.z(params, DRAWS + FRESH, 5)
+            if (found := drop_maps(params, z[:DRAWS], z[DRAWS:])) is None:
+                warn(f"{name}: no image drawn has a loop: no maps to drop.")
+                continue
+            curves[name] = found
+            facts.append({"model": name, **found.facts()})
+            rows.append(examples(params, z[DRAWS:], found, COLUMNS))
+        if facts:
+            caption = f"{self.stem}; no split: {FRESH} images drawn from each model"
+            draw_curves(self.out / "dropping-curves.png", curves, caption)
+            title = f"{', then '.join(curves)}: all maps; without those for loops; without as many random ones"
+            self.grid("dropping", np.concatenate(rows), COLUMNS, title)
+        return facts
+
     def filters(self) -> None:
         """The kernels that read the image, each from its least to its greatest weight."""
         rows = []
@@ -314,11 +337,6 @@ class Study:
         plots.image_grid(file, images, self.data.data_shape, columns, title, caption)
 
 
-def draw(params: iwae_jax.Params, z: jax.Array) -> np.ndarray:
-    """E[x | z] of each z, [n, pixels]."""
-    return np.asarray(jax.jit(jax.vmap(lambda z: params.model.mean_x(params, (z,))))(z))
-
-
 def sums(
     params: iwae_jax.Params, z: np.ndarray, classes: np.ndarray, rng: np.random.Generator
 ) -> list[np.ndarray]:
@@ -348,36 +366,3 @@ def features(module: Any, variables: Any, x: np.ndarray) -> np.ndarray:
     compute = jax.jit(jax.vmap(one))
     blocks = [compute(jnp.asarray(x[i : i + BLOCK])) for i in range(0, len(x), BLOCK)]
     return np.concatenate([np.asarray(block) for block in blocks])
-
-
-def _print(results: dict[str, Any]) -> None:
-    print_table(
-        f"annealed log p(x) of test images, normal pixels of scale {results['observation_scale']:g}, nats",
-        ("", "log p(x)", "± samples", "± images", "effective sample size", "gap, simulated data"),
-        [
-            (
-                row["model"], f"{row['log_p']:.1f}", f"{row['monte_carlo_error']:.2f}",
-                f"{row['split_error']:.1f}", f"{row['effective_sample_size']:.1f}",
-                f"{row['gap']:.2f} ± {row['gap_standard_error']:.2f}",
-            )
-            for row in results["likelihoods"]
-        ],
-    )  # fmt: skip
-    for row in results["likelihoods"]:
-        warn_of_few(f"{row['model']}: ", row["effective_sample_size"], results["path"]["chains"])
-    gain = results["iwae_minus_gan"]
-    console.print(
-        f"IWAE minus DCGAN, paired by image: {gain['mean']:.1f} ± {gain['standard_error']:.1f} nats"
-    )
-    if results["probes"]:
-        print_table(
-            "linear classifier of the labels",
-            ("features", "number", "accuracy", "95% interval"),
-            [
-                (
-                    row["features"], f"{row['size']:,}", f"{row['accuracy']:.1%}",
-                    f"{row['low']:.1%} to {row['high']:.1%}",
-                )
-                for row in results["probes"]
-            ],
-        )  # fmt: skip

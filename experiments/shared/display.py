@@ -1,5 +1,6 @@
 """Progress bars, warnings and tables on the terminal."""
 
+import textwrap
 import time
 from typing import Any
 
@@ -116,11 +117,23 @@ def duration(seconds: float) -> str:
 
 
 def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    """Print a small table. Only the first column is folded on a narrow terminal."""
+    """Print a small table. Narrow terminals fold the headings, then the first column."""
+    cells = [max(map(len, column)) for column in zip(*rows, strict=True)] or [0] * len(header)
+    widths = [max(len(name), cell) for name, cell in zip(header, cells, strict=True)]
+    if sum(widths) + 3 * len(header) + 1 > console.width:
+        longest = [max(map(len, name.split()), default=0) for name in header]
+        header = tuple(
+            textwrap.fill(name, max(cell, word, 1))
+            for name, cell, word in zip(header, cells, longest, strict=True)
+        )
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, name in enumerate(header):
         table.add_column(
-            name, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold"
+            name,
+            justify="left" if i == 0 else "right",
+            no_wrap=i > 0,
+            overflow="fold",
+            min_width=min(cells[0], 8) if i == 0 else None,
         )
     for row in rows:
         table.add_row(*row)
