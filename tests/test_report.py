@@ -131,6 +131,22 @@ def test_nlls_of_other_images_are_not_compared(tmp_path):
     assert [found[number].name for number in page._best(found)] == ["a"]
 
 
+def test_a_density_is_not_compared_with_a_probability_nor_with_a_cross_entropy(tmp_path):
+    kinds = {"a": "normal", "b": "normal:scale=shared", "c": "discretised_logistic", "d": "normal"}
+    for nll, (name, likelihood) in enumerate(kinds.items()):
+        make(tmp_path, name, 90.0 - nll)
+        folder = RunFolder(tmp_path / name)
+        config = json.loads((folder.path / "config.json").read_text())
+        folder.write("config.json", config | {"likelihood": likelihood})
+        if name == "d":
+            folder.write(
+                "summary.json", (folder.read("summary.json") or {}) | {"is_likelihood": False}
+            )
+    found = page.collect(tmp_path)
+    assert [found[number].name for number in page._best(found)] == ["b"]
+    assert page.render(found, "x").count("not an NLL but a cross-entropy: -L_") == 1
+
+
 def test_a_curve_has_the_bounds_of_its_name(tmp_path):
     """The training bound of `make` is -100 + pass, the held-out bound is 1 nat lower."""
     make(tmp_path, "a", passes=3)

@@ -73,6 +73,30 @@ def test_an_evaluation_is_on_the_test_pixels_of_the_run(monkeypatch):
     assert {name: summary[name] for name in wanted} == wanted
 
 
+@pytest.mark.parametrize(
+    ("likelihood", "binarization", "is_one"),
+    [
+        ("bernoulli", "dynamic", True),
+        ("bernoulli", "none", False),
+        ("continuous_bernoulli", "none", True),
+    ],
+)
+def test_a_cross_entropy_is_not_called_a_likelihood(
+    monkeypatch, capsys, likelihood, binarization, is_one
+):
+    config = Config.of(k=2, likelihood=likelihood, binarization=binarization)
+    model = iwae_jax.ModelConfig((4,), (2,), ((3,),), likelihood=likelihood)
+    params = iwae_jax.init(jax.random.key(0), model)
+    monkeypatch.setattr(results, "_latents", lambda params, x, keys: {})
+    found, _, _ = results.evaluate(config, params, DATA, 6, 20)
+    assert found["is_likelihood"] is is_one
+    assert (results.CROSS_ENTROPY in found["warnings"]) is not is_one
+    print_summary(config, DATA, found | {"train_bound": 0.0})
+    printed = " ".join(capsys.readouterr().out.split())
+    assert ("test NLL (-L_" in printed) is is_one
+    assert ("cross-entropy, no NLL (-L_" in printed) is not is_one
+
+
 def test_evaluating_again_is_on_the_pixels_of_the_run(monkeypatch, tmp_path):
     """experiments.evaluate: more images of the same draw, and a file that says how many."""
     config = Config.of(k=2, seed=3, dataset="mnist")

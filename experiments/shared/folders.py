@@ -41,7 +41,7 @@ LATER: dict[str, dict[str, Any]] = {
         **{"activity": list[list[float]], "unit_means": list[list[float]]},
         **{"divergences": list[list[float]]},
         **{"units_with_divergence": list[int], "elbo_terms": dict, "without_inactive": dict},
-        **{"recipe": dict, "refine_steps": int},
+        **{"recipe": dict, "refine_steps": int, "is_likelihood": bool},
     },
     "metrics.jsonl": {"validation_bound": Number, "step": int, "k": int, "learning_rate": float},
 }

@@ -181,12 +181,16 @@ def count(runs: list[Found]) -> str:
 
 
 def _best(runs: list[Found]) -> set[int]:
-    """The run with the lowest NLL in each group of runs with comparable NLLs."""
+    """The run with the lowest NLL in each group of runs with comparable NLLs.
+
+    A density is not comparable with a probability: runs of a group have the same kind of likelihood.
+    """
     groups: dict[tuple[Any, ...], list[tuple[float, int]]] = {}
     for number, run in enumerate(runs):
-        if run.summary is not None:
+        if run.summary is not None and run.summary.get("is_likelihood", True):
             facts = (
                 run.data.get("fingerprint"),
+                str(run.config.get("likelihood", "bernoulli")).partition(":")[0],
                 *(run.summary.get(name) for name in ("test_nll_k", "test_images", "binarization")),
             )
             groups.setdefault(facts, []).append((run.summary["test_nll"], number))
@@ -254,7 +258,8 @@ def _details(number: int, run: Found) -> str:
     else:
         images = counted(summary["test_images"], "test image")
         facts += f"; {summary.get('binarization')} binarization; {images}"
-        facts += f"; NLL is -L_{summary['test_nll_k']}"
+        name = "NLL is" if summary.get("is_likelihood", True) else "not an NLL but a cross-entropy:"
+        facts += f"; {name} -L_{summary['test_nll_k']}"
     lines.append(f"<p>{_text(facts)}</p>")
     lines += [
         f'<p class="warning">{_text(text)}</p>' for text in (summary or {}).get("warnings", [])

@@ -15,6 +15,7 @@ from experiments.shared.errors import DivergedError
 from iwae_jax import devices, evaluation, latents, objectives
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
+from iwae_jax.models import Bernoulli
 
 ACTIVE_THRESHOLD = 0.01
 BLOCK = 500  # images in a block, at most
@@ -57,6 +58,12 @@ def mean_bound(
     values = [training_bound(config, params, x[i : i + BLOCK], keys[i : i + BLOCK]) for i in blocks]
     values = [devices.to_host(value) for value in values]
     return float(np.mean(np.concatenate(values), dtype=np.float64))
+
+
+CROSS_ENTROPY = (
+    "-L_k is a cross-entropy, not a likelihood: Bernoulli pixels are zeros and ones, these are intensities "
+    "(--binarization=none). Use --likelihood=continuous_bernoulli, or another one of intensities."
+)
 
 
 def training_bound(
@@ -111,8 +118,10 @@ def evaluate(
             display.advance(f"NLL {nll:.2f}", 1, log_w.shape[1])
     diagnosis = Diagnosis(*map(np.concatenate, zip(*found, strict=True)))
     likelihood = evaluation.summarise(diagnosis)
+    is_likelihood = not is_cross_entropy(params, x)
     summary = {
         "test_nll": likelihood.nll,
+        "is_likelihood": is_likelihood,
         "test_nll_k": k,
         "monte_carlo_error": _number(likelihood.monte_carlo_error),
         "split_error": _number(likelihood.split_error),
@@ -125,7 +134,7 @@ def evaluate(
         "effective_sample_size_5": likelihood.effective_sample_size_5,
         "largest_weight": likelihood.largest_weight,
         "pareto_k_high": _number(likelihood.pareto_k_high),
-        "warnings": likelihood.warnings(),
+        "warnings": ([] if is_likelihood else [CROSS_ENTROPY]) + likelihood.warnings(),
         "refine_steps": refine_steps,
         **data_facts(config, data),
     }
@@ -163,6 +172,11 @@ def weight_blocks(
         if bad.size:
             raise DivergedError(f"log p(x) of test image {start + int(bad[0])} is not finite.")
         yield some, log_w
+
+
+def is_cross_entropy(params: iwae_jax.Params, x: jax.Array) -> bool:
+    """Whether "log p(x | z)" is no log-probability and no log-density: Bernoulli pixels between 0 and 1."""
+    return isinstance(_likelihood(params), Bernoulli) and bool(((x > 0) & (x < 1)).any())
 
 
 def _likelihood(params: iwae_jax.Params) -> Any:

@@ -156,10 +156,15 @@ def print_summary(config: Config, data: Dataset, summary: dict[str, Any]) -> Non
         (k,), (objective,) = config.bound.k, config.bound.objective
         paper = published(data.name, objective, config.network.depth, k)
     nll_k, images = summary["test_nll_k"], summary["test_images"]
+    likely = summary.get("is_likelihood", True)  # earlier versions do not say
     rows = [
         (f"train {bound_name(config)}, last pass", f"{summary['train_bound']:.2f}", ""),
         (f"test {bound_name(config)}", f"{summary['test_bound']:.2f}", ""),
-        (f"test NLL (-L_{nll_k})", f"{summary['test_nll']:.2f}", f"{paper.nll}" if paper else ""),
+        (
+            f"test NLL (-L_{nll_k})" if likely else f"cross-entropy, no NLL (-L_{nll_k})",
+            f"{summary['test_nll']:.2f}",
+            f"{paper.nll}" if paper and likely else "",
+        ),
     ]
     if "bits_per_dimension" in summary:
         rows.append(("  in bits per dimension", f"{summary['bits_per_dimension']:.3f}", ""))
