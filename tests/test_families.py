@@ -223,6 +223,28 @@ def test_the_weights_of_every_posterior_have_the_mean_of_p(name):
     assert error < 0.02
 
 
+def test_a_draw_of_a_mixture_is_from_the_mixture():
+    """Components by their probabilities, unlike the strata of importance samples; log q is that of z."""
+    family = families.Mixture(components=3)
+    shares = np.array([0.7, 0.25, 0.05])
+    outputs = {
+        "logits": jnp.log(jnp.asarray(shares)) + 3.0,
+        "mean": jnp.array([[-20.0], [0.0], [20.0]]),
+        "log_scale": jnp.array([[0.0], [0.5], [-0.5]]),
+    }
+    z, log_q, _, _ = drawn(family, 20_000, 1, outputs)
+    component = np.round(z[:, 0] / 20.0) + 1
+    counts = np.array([(component == c).mean() for c in range(3)])
+    assert (np.abs(counts - shares) < 4 * np.sqrt(shares * (1 - shares) / len(z))).all()
+    density = sum(
+        share * stats.norm(mean, math.exp(log_scale)).pdf(z[:, 0])
+        for share, (mean,), (log_scale,) in zip(
+            shares, outputs["mean"], outputs["log_scale"], strict=True
+        )
+    )
+    np.testing.assert_allclose(log_q, np.log(density), atol=2e-5)
+
+
 def test_strata_are_drawn_in_turn():
     """Of 4 components, samples i and i + 4 of a datum come from the same; any four from all."""
     config = iwae_jax.ModelConfig((6,), (1,), ((4,),), posterior="mixture:components=4")
@@ -489,9 +511,19 @@ def test_what_can_not_train_discrete_latents_is_refused_before_training():
             replace(recipe, **change).check("iwae", 2, config)
     params = iwae_jax.init(KEY, config)
     state = iwae_jax.TrainState.create(params, recipe.optimizer(1))
+    penalty = iwae_jax.training.MMD(1.0)
     with pytest.raises(ValueError, match="Expected latents of floats for a penalty, got int32"):
-        penalty = iwae_jax.training.MMD(1.0)
         iwae_jax.train_step(state, jnp.zeros((3, 4)), KEY, 2, gradient="vimco", penalty=penalty)
+
+
+def test_a_penalty_of_stratified_samples_is_refused():
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),), posterior="mixture")
+    recipe = iwae_jax.training.Recipe(passes=2, gradient="reparam", mmd=2.0)
+    with pytest.raises(ValueError, match=r"penalty of mmd = 2, got posterior 'mixture'"):
+        recipe.check("iwae", 2, config)
+    state = iwae_jax.TrainState.create(iwae_jax.init(KEY, config), recipe.optimizer(1))
+    with pytest.raises(ValueError, match=r"for penalty MMD\(.*got stratified samples"):
+        iwae_jax.train_step(state, jnp.zeros((3, 4)), KEY, 2, penalty=iwae_jax.training.MMD(1.0))
 
 
 def test_what_a_part_does_not_allow_is_refused_by_name():

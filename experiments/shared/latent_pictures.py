@@ -42,10 +42,6 @@ def look(
     test = observations(config, data, data.test, keys.test_pixels)
     drawing = _Drawing(config, params, data, stem, folder, jax.random.key(seed))
     results: dict[str, Any] = {"run": config.name, "source": data.source, "origin": data.origin}
-    if hasattr(params.model, "strata") and not _has_means(params):
-        warn(
-            "A mixture draws its components equally often: its means count them as equally probable."
-        )
     means = _means(params, test, keys.means)
     parts = list(drawing.parts(test, means, probe_images, map_images))
     with Display("latents", len(parts), unit="part") as display:

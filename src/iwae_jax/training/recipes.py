@@ -162,6 +162,11 @@ class Recipe:
                 f"Expected latents of floats for {what}, got latents {model.latents!r}, which can't be "
                 "reparameterised."
             )
+        if self.mmd and hasattr(model, "strata"):
+            raise ValueError(
+                f"Expected one kind of draw from q(z | x) for the penalty of mmd = {self.mmd:g}, got posterior "
+                f"{model.posterior!r}, whose samples are stratified."
+            )
         check_pair(objective, self.gradient, k, model)
         for samples in {k, self.samples(1, k)}:
             check_pair(objective, self.estimator(samples), samples, model)

@@ -328,6 +328,11 @@ def _checked_climb(
     """The weight of the KL term as an array, or as a schedule."""
     if penalty is not None:
         check_members(model, "sample_prior", what=f"penalty {penalty!r}")
+        if hasattr(model, "strata"):
+            raise ValueError(
+                f"Expected a model whose first sample is a draw from q(z | x) for penalty {penalty!r}, got "
+                "stratified samples."
+            )
         if batch < 2:
             raise ValueError(f"Expected at least two data in a batch for {penalty!r}, got {batch}.")
     if beta is None:

@@ -15,9 +15,9 @@ from iwae_jax.typing import Array, Float, Key, PyTree
 
 @dataclass(frozen=True)
 class Mixture(Plain):
-    """q(z) = sum_c a_c N(z; m_c, s_c^2), of which each component is drawn equally often.
+    """q(z) = sum_c a_c N(z; m_c, s_c^2), whose importance samples are from each component equally often.
 
-    A draw of component c counts C a_c: the "log q" of a draw is log q(z) - log(C a_c), so that the weight
+    Such a sample of component c counts C a_c: its "log q" is log q(z) - log(C a_c), so that the weight
     p / q stays unbiased though components are not drawn in proportion to a, and the weights a have a
     reparameterised gradient. That is a density of (c, z), not of z: ``has_density`` is False. The strata
     of successive samples differ, so that k samples cover the components as evenly as k allows.
@@ -60,10 +60,12 @@ class Mixture(Plain):
     def sample_and_log_prob(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""]
     ) -> tuple[Array, Float[Array, ""]]:
-        """Draw a component, each as likely, and z from it."""
-        key, stratum_key = jax.random.split(key)
-        stratum = jax.random.randint(stratum_key, (), 0, self.components)
-        return self.from_stratum(own, outputs, key, stratum)
+        """Draw z from q: a component c with probability a_c, and z from it."""
+        key, component_key = jax.random.split(key)
+        component = jax.random.categorical(component_key, outputs["logits"])
+        z, log_q = self.from_stratum(own, outputs, key, component)
+        log_a = jax.nn.log_softmax(outputs["logits"])
+        return z, log_q + (math.log(self.components) + log_a[component])
 
     def from_stratum(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""], stratum: Array
