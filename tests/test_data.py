@@ -263,6 +263,7 @@ KEY = jax.random.key(0)
             1,
             r"images in \[0, 1\] and finite, got uint8 values from 0 to 255",
         ),
+        (np.array([[0, 1]], np.uint8), None, "Expected maximum with uint8 images of 0 and 1"),
         (np.array([[1j]]), None, "bool, integer or float, got complex128"),
         (np.array([["x"]]), None, "bool, integer or float, got <U1"),
         (np.array([[None]]), None, "bool, integer or float, got object"),
@@ -281,5 +282,8 @@ def test_binarize_refuses(images, maximum, message):
 def test_binarize_takes_lists_and_what_is_not_known():
     for images in ([[0, 1, 1, 0]], [[False, True, True, False]]):
         np.testing.assert_array_equal(data.binarize(images, KEY), [[0, 1, 1, 0]])
+    drawn = np.array([[0, 1, 1, 0]], np.uint8)
+    np.testing.assert_array_equal(data.binarize(drawn, KEY, 1), drawn)
+    assert not data.binarize(np.zeros((1, 4), np.uint8), KEY).any()
     inside = jax.jit(data.binarize)(jnp.array([[0.0, 1.5, -1.0, jnp.nan]]), KEY)
     np.testing.assert_array_equal(inside, [[0, np.nan, np.nan, np.nan]])

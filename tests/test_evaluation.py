@@ -180,6 +180,17 @@ def test_paretos_k_is_that_of_the_weights(shape):
         assert any("Pareto" in line for line in high) == (shape == 0.9)
 
 
+def test_a_datum_whose_weights_are_all_zero_is_the_worst_one():
+    """Its measures are NaN, which no comparison sees."""
+    log_w = np.random.default_rng(0).normal(size=(1000, 20)) * 0.1
+    log_w[:, :2] = -np.inf
+    found = evaluation.summarise(evaluation.diagnose(log_w))
+    assert found.nll == np.inf and found.largest_weight == 1.0
+    assert found.effective_sample_size == pytest.approx(0.9 * 990, rel=0.02)
+    assert found.effective_sample_size_5 == 0.0 and found.pareto_k_high == 0.1
+    assert len(found.warnings()) == 2
+
+
 def test_the_stated_errors_are_the_true_ones():
     """Compare the Monte Carlo error with the spread over keys, and the split error with that over splits."""
     params, x = linear(1), points(200)

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.special
 from scipy import integrate
@@ -514,6 +515,40 @@ def test_what_can_not_train_discrete_latents_is_refused_before_training():
     penalty = iwae_jax.training.MMD(1.0)
     with pytest.raises(ValueError, match="Expected latents of floats for a penalty, got int32"):
         iwae_jax.train_step(state, jnp.zeros((3, 4)), KEY, 2, gradient="vimco", penalty=penalty)
+
+
+@pytest.mark.parametrize("likelihood", ["categorical", "discretised_logistic"])
+def test_data_of_other_levels_are_refused(likelihood):
+    """They would be rounded to the levels without a word."""
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),), likelihood=f"{likelihood}:levels=17")
+    params = iwae_jax.init(KEY, config)
+    own = np.arange(12).reshape(3, 4) / 16
+    for kind in (np.float16, np.float32, np.float64):
+        assert np.isfinite(iwae_jax.log_weights(params, own.astype(kind), KEY, 2)).all()
+    missing = replace(config, missing=True)
+    holes = np.where(own == 0.5, np.nan, own)
+    assert np.isfinite(iwae_jax.log_weights(iwae_jax.init(KEY, missing), holes, KEY, 2)).all()
+    message = r"to be levels, i / 16 with i from 0 to 16, got 0\.2"
+    with pytest.raises(ValueError, match=f"x {message}"):
+        iwae_jax.log_weights(params, np.where(own == 0.25, 51 / 255, own), KEY, 2)
+    state = iwae_jax.TrainState.create(params, optax.sgd(0.1))
+    for images, options in (
+        (np.where(own == 0.25, 0.2, own), {}),
+        (np.full((3, 4), 51, np.uint8), {"maximum": 255}),
+    ):
+        with pytest.raises(ValueError, match=f"images {message}"):
+            iwae_jax.train_epoch(state, images, KEY, 2, binarization="none", **options)
+    levels = (own * 16).astype(np.uint8)
+    iwae_jax.train_epoch(state, levels, KEY, 2, binarization="none", maximum=16)
+
+
+@pytest.mark.parametrize(
+    "likelihood", ["bernoulli", "continuous_bernoulli", "discretised_logistic", "normal:link=logit"]
+)
+def test_the_mean_of_raw_intensities_is_refused(likelihood):
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),), likelihood=likelihood)
+    with pytest.raises(ValueError, match=r"Expected data_mean in \[0, 1\], got values from 33"):
+        iwae_jax.init(KEY, config, data_mean=np.full(4, 33.0))
 
 
 def test_a_penalty_of_stratified_samples_is_refused():

@@ -37,11 +37,34 @@ def test_a_fit_is_its_passes():
         state, bounds = train_epoch(
             state, own, keys[2], 4, batch_size=16, binarization="none", maximum=1.0
         )
-        np.testing.assert_allclose(line["train_bound"], bounds.mean(), rtol=1e-5)
+        mean = np.average(bounds, weights=[16, 16, 13])
+        np.testing.assert_allclose(line["train_bound"], mean, rtol=1e-5)
     np.testing.assert_allclose(flat(found.params), flat(state.params), rtol=1e-5)
     held = iwae_jax.bound(found.params, jnp.asarray(found.held_out, float), keys[3], 4).mean()
     np.testing.assert_allclose(found.history[-1]["held_out_bound"], held, rtol=1e-5)
     assert found.history[-1]["train_bound"] > found.history[0]["train_bound"]
+
+
+def test_data_of_0_and_1_stay_as_they_are():
+    """Bytes too: 255 is the maximum of intensities alone."""
+    images = RNG.integers(0, 2, (40, 4))
+    config = iwae_jax.ModelConfig((4,), (2,), ((6,),))
+    options = OPTIONS | {"recipe": replace(RECIPE, passes=2)}
+    found, wanted = (fit(config, images.astype(kind), **options) for kind in (np.uint8, float))
+    assert found.history == wanted.history
+    intensities = fit(config, (255 * images).astype(np.uint8), **options)
+    assert intensities.history == wanted.history
+
+
+def test_a_small_last_batch_counts_by_its_data(monkeypatch):
+    """45 data in batches of 16: the last of 13."""
+
+    def epoch(state, images, *others, **options):
+        return state, np.array([-1.0, -2.0, -40.0])
+
+    monkeypatch.setattr(fitting, "train_epoch", epoch)
+    found = fit(CONFIG, X, **OPTIONS | {"recipe": replace(RECIPE, passes=1)})
+    assert found.history[0]["train_bound"] == pytest.approx(-(16 * 3 + 13 * 40) / 45)
 
 
 def test_the_precision_of_a_recipe_is_that_of_training():

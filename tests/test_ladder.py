@@ -32,6 +32,9 @@ def test_the_lecture_stands_beside_its_own_k_alone():
     summary = {
         "train_bound": -100.0,
         "test_nll": 90.0,
+        "test_nll_k": 500,
+        "test_images": 20,
+        "source": "files",
         "elbo_terms": {"rate": 10.0, "distortion": 80.0},
         "active_units": [5],
         "pareto_k_high": None,

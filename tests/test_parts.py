@@ -281,6 +281,7 @@ def test_any_number_of_layers():
         (lambda: gradients.ByRoute("reparam", "dreg"), "name dreg alone"),
         (lambda: gradients.ByRoute("gdreg", "gdreg"), "name gdreg alone"),
         (lambda: gradients.ByRoute("gdreg", gradients.resampled(2)), "one estimator for each"),
+        (lambda: gradients.ByRoute("gdreg", gradients.chunked(2)), "one estimator for each"),
         (
             lambda: gradients.resampled(2, gradients.resampled(2)),
             "neither resampled nor chunked yet",

@@ -204,6 +204,7 @@ def test_the_limits_of_infovae():
     assert training.infovae(0.0, 1.0) == (1.0, training.MMD(0.0))  # the VAE
     beta, penalty = training.infovae(1.0, 10.0)  # the MMD-VAE
     assert (beta, penalty.weight) == (0.0, 10.0)
+    assert training.infovae(1.0 - 4.0, 4.0) == (4.0, training.MMD(0.0))  # the beta-VAE
     params = small(1)
     # A penalty of weight 0 and a KL term of weight 1 train as the ELBO alone.
     a, _ = iwae_jax.train_step(state(params), X, KEY, 1, beta=1.0, penalty=training.MMD(0.0))
@@ -217,8 +218,11 @@ def test_the_limits_of_infovae():
 
 
 def test_bad_weights_and_penalties_are_refused():
-    with pytest.raises(ValueError, match="beta to be a finite number or a function"):
+    with pytest.raises(ValueError, match="beta to be a finite number or, in training, a function"):
         iwae_jax.train_step(state(small(1)), X, KEY, 2, beta=jnp.ones(3))
+    for beta in (np.nan, jnp.ones(3)):
+        with pytest.raises(ValueError, match="beta to be a finite number"):
+            iwae_jax.bound(small(1), X, KEY, 2, beta=beta)
     with pytest.raises(ValueError, match="beta to be a finite number"):
         iwae_jax.train_step(state(small(1)), X, KEY, 2, beta=float("nan"))
     with pytest.raises(ValueError, match="at least two data in a batch"):

@@ -51,8 +51,8 @@ def compare(cells: Cells, out: Path, weights: str, started: float) -> int:
             found.setdefault(name, []).append(terms | {"mmd": mmd, "test_nll": summary["test_nll"]})
     rows = table_rows(found)
     run = cells.distinct()[0]
-    images = counted(run.evaluation.eval_images or 0, "image")
-    terms_of = counted(min(SURGERY_IMAGES, run.evaluation.eval_images or 0), "image")
+    number = len(cells.data_of(run).test[: run.evaluation.eval_images])
+    images, terms_of = (counted(n, "image") for n in (number, min(SURGERY_IMAGES, number)))
     passes, seeds = counted(run.schedule.passes or 0, "pass"), counted(rows[0]["seeds"], "seed")
     caption = (
         f"{data_caption(run, cells.data_of(run))}; test split, NLL: first {images}, mmd: all, the "

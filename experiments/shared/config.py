@@ -163,7 +163,7 @@ class Config:
         try:
             for run in self.runs():
                 model, recipe = run.model(784), run.recipe()
-                binary = getattr(model.parts.likelihood, "levels", 2) == 2
+                binary = model.levels == 2
                 if not (binary and model.data_range == (0, 1)) and self.data.binarization != "none":
                     raise UsageError(
                         f"Expected --binarization=none with --likelihood={run.network.likelihood[0]}, which "

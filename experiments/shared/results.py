@@ -138,7 +138,7 @@ def evaluate(
         "refine_steps": refine_steps,
         **data_facts(config, data),
     }
-    if (getattr(_likelihood(params), "levels", None) or 2) > 2:
+    if (getattr(params.model, "levels", None) or 2) > 2:
         values = x.shape[1] - np.isnan(x).sum(axis=1).mean()
         summary["bits_per_dimension"] = likelihood.nll / (np.log(2.0) * values)
     if len(test) > 1:
@@ -176,13 +176,9 @@ def weight_blocks(
 
 def is_cross_entropy(params: iwae_jax.Params, x: jax.Array) -> bool:
     """Whether "log p(x | z)" is no log-probability and no log-density: Bernoulli pixels between 0 and 1."""
-    return isinstance(_likelihood(params), Bernoulli) and bool(((x > 0) & (x < 1)).any())
-
-
-def _likelihood(params: iwae_jax.Params) -> Any:
-    """The likelihood of a `ModelConfig`; None of another model."""
     parts = getattr(params.model, "parts", None)
-    return None if parts is None else parts.likelihood
+    likelihood = None if parts is None else getattr(parts.likelihood, "of", parts.likelihood)
+    return isinstance(likelihood, Bernoulli) and bool(((x > 0) & (x < 1)).any())
 
 
 def _number(value: float) -> float | None:

@@ -61,7 +61,9 @@ def climb(rungs: list[Rung], out_dir: Path, started: float) -> int:
         "no split: z from the prior",
     )
     write_csv(out / "ladder.csv", rows)
-    write_json(out / "ladder.json", {"about": data_caption(run, data), "rungs": rows})
+    passes = f"{counted(run.schedule.passes or 0, 'pass')} each"
+    about = data_caption(run, data, "test split, of as many images as each row says", passes)
+    write_json(out / "ladder.json", {"about": about, "rungs": rows})
     if plots.is_image(data.data_shape):
         names = ", ".join(rung.name for rung in rungs)
         title = f"means E[x | z]; from the top: {names}"
@@ -85,6 +87,9 @@ def row_of(rung: Rung, summary: dict[str, Any], *, beside_lecture: bool) -> dict
         "train_loss": -summary["train_bound"],
         "lecture_train_loss": lecture[0] if lecture else None,
         "test_nll": summary["test_nll"],
+        "test_nll_k": summary["test_nll_k"],
+        "test_images": summary["test_images"],
+        "source": summary["source"],
         "lecture_test_nll": lecture[1] if lecture else None,
         "rate": summary["elbo_terms"]["rate"],
         "distortion": summary["elbo_terms"]["distortion"],

@@ -30,7 +30,7 @@ from experiments.shared.summary import print_summary
 from iwae_jax import TrainState, checkpoints, devices
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
-from iwae_jax.training import Recipe
+from iwae_jax.training import Recipe, mean_of_pass
 
 
 def run_all(experiment: str, config: Config, started: float) -> int:
@@ -278,7 +278,7 @@ def train(
                 "step": int(state.step),
                 "k": samples,
                 "learning_rate": float(np.asarray(schedule(int(state.step) - 1))),
-                "train_bound": float(bounds.mean()),
+                "train_bound": mean_of_pass(bounds, count, recipe.batch_size),
                 "validation_bound": validation,
                 "source": data.source,
             }

@@ -141,15 +141,42 @@ def check_key(key: Any, batch_shape: tuple[int, ...] = ()) -> Array:
     return key
 
 
+def check_levels(name: str, values: np.ndarray, levels: int | None, maximum: float = 1.0) -> None:
+    """Raise a `ValueError` if values / maximum are not levels of data of so many, i / (levels - 1).
+
+    Without this, they would be rounded to levels without a word. NaN is passed over; data of two levels, or of
+    None, are not looked at.
+    """
+    if levels is None or levels <= 2 or (values.dtype == np.uint8 and (levels - 1) % maximum == 0):
+        return
+    scale = (levels - 1) / maximum
+    for block in np.array_split(values, max(1, values.size // 10**7)):
+        places = block.astype(np.float32) * np.float32(scale)
+        with np.errstate(invalid="ignore"):
+            off = (
+                np.abs(places - np.rint(places)) > 0.1
+            )  # float16 holds the levels of 8 bits as well as this
+        if off.any():
+            raise ValueError(
+                f"Expected {name} to be levels, i / {levels - 1} with i from 0 to {levels - 1}, got "
+                f"{float(block[off].ravel()[0]) / maximum:g}."
+            )
+
+
 def check_observation(
-    x: Any, data_shape: tuple[int, ...], data_range: tuple[float, float], missing: bool = False
+    x: Any,
+    data_shape: tuple[int, ...],
+    data_range: tuple[float, float],
+    missing: bool = False,
+    levels: int | None = None,
 ) -> Array:
     """Return ``x`` in the default float type, if it has the model's shape and range.
 
     With ``missing``, NaN is a missing value. There, a value out of range becomes infinite where values are
     not known, so that it is not taken for a missing one.
 
-    Values that are known at the call are checked: one outside ``data_range``, or not finite, raises.
+    Values that are known at the call are checked: one outside ``data_range``, not finite, or not one of the
+    ``levels`` of data of so many, raises.
     Values inside ``jit`` or on other machines are not known. There, a value outside the range becomes NaN,
     so that it never yields a plausible number, and a range that ends below 255 refuses uint8, which usually
     means raw intensities.
@@ -187,6 +214,7 @@ def check_observation(
                 f"Expected x in [{low}, {high}] and finite, got {dtype} values from {smallest} "
                 f"to {largest}{hint}."
             )
+    check_levels("x", values, levels)
     return (
         jnp.asarray(x, jnp.result_type(float)) if isinstance(x, jax.Array) else jnp.asarray(values)
     )

@@ -173,6 +173,12 @@ def takes_missing(model: Any) -> bool:
     return getattr(model, "missing", False)
 
 
+def check_x(model: Any, x: Any) -> Array:
+    """Return ``x`` as observations of a model, or raise a `ValueError`; see `check_observation`."""
+    shape, levels = tuple(model.data_shape), getattr(model, "levels", None)
+    return check_observation(x, shape, model.data_range, takes_missing(model), levels)
+
+
 def check_density(model: Any, what: str) -> None:
     """Raise a `ValueError` that names both if ``what`` needs a density that the posterior lacks."""
     if not has_density(model):
@@ -252,7 +258,7 @@ def flatten_batch(
     """Check x and key; return data with one batch axis, a key for each, and the batch shape."""
     _check_params(params)
     data_shape = tuple(params.model.data_shape)
-    x = check_observation(x, data_shape, params.model.data_range, takes_missing(params.model))
+    x = check_x(params.model, x)
     batch_shape = x.shape[: x.ndim - len(data_shape)]
     key = check_key(key, batch_shape)
     data = x.reshape(math.prod(batch_shape), *data_shape)

@@ -8,7 +8,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.checks import as_numbers, check_key, check_number
+from iwae_jax.checks import as_numbers, check_key, check_levels, check_number
 from iwae_jax.typing import Array, ArrayLike, Float, Key
 
 
@@ -34,7 +34,8 @@ def binarize(
       Zeros and ones, float.
 
     Raises:
-      ValueError: if an intensity or the maximum is out of range, or if images or key have another type.
+      ValueError: if an intensity or the maximum is out of range, if images of uint8 have values of 0 and 1
+        alone and no maximum is given, or if images or key have another type.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -52,6 +53,7 @@ def check_intensities(
     maximum: Any = None,
     data_range: tuple[float, float] = (0, 1),
     missing: bool = False,
+    levels: int | None = None,
 ) -> tuple[Array | np.ndarray, float]:
     """Return images as an array, and the maximum, if the values are what training can use.
 
@@ -62,6 +64,7 @@ def check_intensities(
       maximum: the intensity that means one. Default: 255 for uint8 and data in [0, 1], else 1.
       data_range: the smallest and largest value of image / maximum.
       missing: NaN is a missing value.
+      levels: the number of values that image / maximum may have; None for any.
 
     Raises:
       ValueError: if they can't.
@@ -70,7 +73,8 @@ def check_intensities(
     if not images.ndim:
         raise ValueError(f"Expected images of shape [n, *data], got {images.shape}.")
     low, high = data_range
-    if maximum is None:
+    given = maximum is not None
+    if not given:
         maximum = 255.0 if (low, high) == (0, 1) and images.dtype == np.uint8 else 1.0
     maximum = check_number("maximum", maximum, 0.0, math.inf, open_low=True, open_high=True)
     known = not isinstance(images, jax.core.Tracer) and getattr(
@@ -81,6 +85,11 @@ def check_intensities(
         if missing and np.isnan(values).any():
             values = np.append(values[~np.isnan(values)], low if math.isfinite(low) else 0.0)
         smallest, largest = float(values.min()), float(values.max())  # NaN if there is one
+        if not given and maximum == 255.0 and largest == 1.0:
+            raise ValueError(
+                "Expected maximum with uint8 images of 0 and 1, got none: it is 1 if they are drawn already, "
+                "and 255 if they are intensities."
+            )
         inside = low * maximum <= smallest <= largest <= high * maximum
         if not (inside and math.isfinite(smallest) and math.isfinite(largest)):
             hint = "; maximum is the intensity that means 1" if (low, high) == (0, 1) else ""
@@ -89,6 +98,7 @@ def check_intensities(
                 f"Expected images in [{low:g}, {high:g}]{scale} and finite, got {images.dtype} values "
                 f"from {smallest:g} to {largest:g}{hint}."
             )
+        check_levels("images", np.asarray(images), levels, maximum)
     return images, float(maximum)
 
 

@@ -208,16 +208,19 @@ def summarise(found: Diagnosis) -> Likelihood:
     if not count:
         raise ValueError("Expected the diagnosis of at least one datum, got none.")
     samples = int(np.min(found.samples))
-    high = np.mean(found.pareto_k > pareto_k_limit(samples))
+    none = np.isneginf(log_p)  # no weight above zero: worse than any Pareto's k
+    high = np.mean((found.pareto_k > pareto_k_limit(samples)) | none)
+    sizes = np.where(none, 0.0, found.effective_sample_size)
     monte_carlo = float(np.sqrt(np.sum(found.standard_error**2)) / count)
-    between = float(np.var(log_p, ddof=1) / count) if count > 1 else float("nan")
+    with np.errstate(invalid="ignore"):  # of an infinite NLL
+        between = float(np.var(log_p, ddof=1) / count) if count > 1 else float("nan")
     return Likelihood(
         -float(np.mean(log_p)),
         monte_carlo,
         float(np.sqrt(np.maximum(between - np.nan_to_num(monte_carlo) ** 2, 0.0))),
-        float(np.mean(found.effective_sample_size)),
-        float(np.percentile(found.effective_sample_size, 5)),
-        float(np.max(found.largest_weight)),
+        float(np.mean(sizes)),
+        float(np.percentile(sizes, 5)),
+        float(np.max(np.where(none, 1.0, found.largest_weight))),
         float("nan") if np.isnan(found.pareto_k).all() else float(high),
         samples,
     )

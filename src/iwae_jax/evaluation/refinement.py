@@ -172,7 +172,8 @@ def refined_log_weights(
       Log-weights in nats.
 
     Raises:
-      ValueError: on input that `iwae_jax.log_weights` refuses, or if ``refined`` is that of other data.
+      ValueError: on input that `iwae_jax.log_weights` refuses, or if ``refined`` has other batch axes.
+        Other data of the same shape are not noticed; their estimates are lower bounds, but poor ones.
 
     Example:
       >>> import jax, jax.numpy as jnp, iwae_jax

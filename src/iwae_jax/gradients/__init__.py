@@ -20,7 +20,13 @@ normalised weights, and s is V minus a leave-one-out baseline.
 takes route p from one and routes z and q from another.
 """
 
-from iwae_jax.gradients.bound import bound, check_pair, check_tempered, samples_kept
+from iwae_jax.gradients.bound import (
+    bound,
+    check_pair,
+    check_tempered,
+    check_weight,
+    samples_kept,
+)
 from iwae_jax.gradients.estimator import Coefficients, Estimator, Needs
 from iwae_jax.gradients.mixing import ByRoute, Chunked, Resampled, chunked, resampled
 from iwae_jax.gradients.names import DEFAULT, DISCRETE, NAMES, PATHWISE, named
@@ -53,6 +59,7 @@ __all__ = [
     "bound",
     "check_pair",
     "check_tempered",
+    "check_weight",
     "chunked",
     "named",
     "resampled",

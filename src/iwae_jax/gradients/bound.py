@@ -4,6 +4,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
@@ -90,7 +91,8 @@ def bound(
     if beta is None:
         return _bound(params, data, keys, k, function, estimator).reshape(batch_shape)
     check_tempered(estimator)
-    values = _tempered_bound(params, data, keys, jnp.asarray(beta), k, function, estimator)
+    weight = check_weight(beta)
+    values = _tempered_bound(params, data, keys, weight, k, function, estimator)
     return values.reshape(batch_shape)
 
 
@@ -101,6 +103,16 @@ def check_tempered(gradient: Estimator | str) -> None:
             f"Expected a gradient that takes beta, such as {str(DEFAULT)!r}, got {str(named(gradient))!r}, "
             "whose coefficients hold for beta = 1 alone."
         )
+
+
+def check_weight(beta: Any) -> Array:
+    """A weight of the KL term as an array; a `ValueError` if it is no finite number."""
+    weight = jnp.asarray(beta, jnp.result_type(float))
+    if weight.shape != () or not (isinstance(weight, jax.core.Tracer) or jnp.isfinite(weight)):
+        raise ValueError(
+            f"Expected beta to be a finite number or, in training, a function of the step, got {beta!r}."
+        )
+    return weight
 
 
 def check_pair(objective: Any, gradient: Estimator | str, k: int, model: Any = None) -> None:

@@ -39,7 +39,7 @@ class ByRoute(Estimator):
         object.__setattr__(self, "p", p)
         object.__setattr__(self, "zq", zq)
         for part in (p, zq):
-            if isinstance(part, (ByRoute, Resampled)):
+            if isinstance(part, (ByRoute, Recomputed)):
                 raise ValueError(f"Expected one estimator for each route, got {part}.")
         if p.common_p and not p.plain:
             raise ValueError(

@@ -163,6 +163,11 @@ class ModelConfig:
         return self.parts.likelihood.data_range
 
     @property
+    def levels(self) -> int | None:
+        """The number of values that a number in x may have; None if x is continuous."""
+        return getattr(self.parts.likelihood, "levels", 2)
+
+    @property
     def has_density(self) -> bool:
         posterior = self.parts.posterior
         return getattr(posterior, "has_density", hasattr(posterior, "log_prob"))

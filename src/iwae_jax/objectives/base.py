@@ -117,7 +117,9 @@ class Function(Objective):
         return self.function(log_w, *uniform)
 
     def __repr__(self) -> str:
-        return repr(self.function)
+        # Not that of Python, which has an address in it: the same in any process.
+        name = getattr(self.function, "__qualname__", None)
+        return f"{self.function.__module__}.{name}" if name else repr(self.function)
 
 
 MEMBERS = ("kind", "smooth", "randomised", "analytic_kl", "for_phi", "hessian_diagonal")

@@ -4,7 +4,7 @@ from iwae_jax.training import checkpoints, recipes
 from iwae_jax.training.fitting import Fitted, fit
 from iwae_jax.training.penalties import KERNELS, MMD, infovae
 from iwae_jax.training.recipes import Recipe
-from iwae_jax.training.schedule import stage_passes, stage_rates, stage_schedule
+from iwae_jax.training.schedule import mean_of_pass, stage_passes, stage_rates, stage_schedule
 from iwae_jax.training.soap import soap
 from iwae_jax.training.step import (
     BINARIZATIONS,
@@ -24,6 +24,7 @@ __all__ = [
     "checkpoints",
     "fit",
     "infovae",
+    "mean_of_pass",
     "pixel_key",
     "recipes",
     "soap",

@@ -23,6 +23,7 @@ from iwae_jax.objectives import named as named_objective
 from iwae_jax.protocol import Params, datum_keys, init
 from iwae_jax.training.checkpoints import Checkpoints
 from iwae_jax.training.recipes import Recipe, preset
+from iwae_jax.training.schedule import mean_of_pass
 from iwae_jax.training.step import TrainState, train_epoch
 from iwae_jax.typing import Array, ArrayLike
 
@@ -77,7 +78,8 @@ def fit(
         gradient estimator does not go with the model, the default one is taken, or VIMCO for discrete
         latents.
       seed: the seed of all randomness, including the choice of the held-out data.
-      maximum: the value that means one. Default: 255 for uint8 and a model of data in [0, 1], else 1.
+      maximum: the value that means one. Default: 255 for uint8 above 1 and a model of data in [0, 1],
+        else 1.
       objective: the objective to maximise.
       held_out: the share of the data that is not trained on, in [0, 1).
       patience: stop if the held-out bound has not risen for so many passes, and return the parameters of
@@ -121,9 +123,10 @@ def fit(
             f"Expected held_out to leave data for patience={patience}, got {held_out}."
         )
     own, out = data[np.sort(order[kept_out:])], data[np.sort(order[:kept_out])]
-    binary = config.data_range == (0, 1) and getattr(config.parts.likelihood, "levels", 2) == 2
-    eight_bit = data.dtype == np.uint8 and config.data_range == (0, 1)
-    top = float(maximum) if maximum is not None else 255.0 if eight_bit else 1.0
+    binary = config.data_range == (0, 1) and config.levels == 2
+    eight_bit = data.dtype == np.uint8 and config.data_range == (0, 1) and data.max() > 1
+    top = maximum if maximum is not None else 255.0 if eight_bit else 1.0
+    top = check_number("maximum", top, 0.0, math.inf, open_low=True, open_high=True)
     k, function = check_positive_int("k", k), named_objective(objective)
     if recipe is None:
         recipe = preset("quick", images=len(own), layers=len(config.latent_sizes))
@@ -162,7 +165,7 @@ def fit(
             line = {
                 "pass": number,
                 "k": samples,
-                "train_bound": float(np.mean(np.asarray(bounds, np.float64))),
+                "train_bound": mean_of_pass(bounds, len(own), recipe.batch_size),
                 "held_out_bound": _mean_bound(
                     in_precision(state.params, config.precision), x, keys[3], k, function
                 ),
@@ -213,7 +216,7 @@ class _Kept:
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "fit.json"
         if not file.exists():
-            file.write_text(json.dumps(facts, indent=1))
+            _write(file, facts)
         there = json.loads(file.read_text())
         different = [name for name in facts if there.get(name) != facts[name]]
         if different:
@@ -248,11 +251,16 @@ class _Kept:
         if not last and time.monotonic() - self._last < _SECONDS:
             return
         # The history first: a checkpoint never has more passes than it.
-        partial = self.folder / "history.partial"
-        partial.write_text(json.dumps(course.history, indent=1))
-        partial.replace(self.folder / "history.json")
+        _write(self.folder / "history.json", course.history)
         self._checkpoints.save(course.passes, (course.state, course.best))
         self._last, self._saved = time.monotonic(), course.passes
+
+
+def _write(file: Path, values: Any) -> None:
+    """Write JSON, whole or not at all."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(values, indent=1))
+    partial.replace(file)
 
 
 def _fitting(recipe: Recipe, config: ModelConfig, objective: Any, k: int) -> Recipe:

@@ -105,7 +105,7 @@ def _flat(tree: Any) -> Float[Array, "n d"]:
 def infovae(alpha: float, lam: float, **options: Any) -> tuple[float, MMD]:
     """The weight of the KL term and the penalty of InfoVAE, with the discrepancy as its divergence.
 
-    alpha = 0, lam = 1 is the VAE; alpha = 0 with a divergence of KL would be the beta-VAE of beta = lam;
+    alpha = 0, lam = 1 is the VAE; alpha = 1 - lam is the beta-VAE of beta = lam, whose penalty has no weight;
     alpha = 1 is the MMD-VAE, whose KL term has no weight.
 
     Args:

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import optax
 
 from iwae_jax.checks import check_number, check_positive_int
+from iwae_jax.typing import ArrayLike, Float
 
 
 def stage_rates(
@@ -79,3 +81,25 @@ def stage_schedule(
 
 def _rate(name: str, value: float) -> float:
     return check_number(name, value, 0.0, math.inf, open_low=True, open_high=True)
+
+
+def mean_of_pass(bounds: Float[ArrayLike, " steps"], images: int, batch_size: int) -> float:
+    """The mean bound over the data of a pass, of whose batches the last may be smaller.
+
+    Args:
+      bounds: what `train_epoch` returned, nats.
+      images: the number of training data.
+      batch_size: data in a step.
+
+    Returns:
+      The mean, nats, in float64.
+
+    Example:
+      >>> from iwae_jax import training
+      >>> training.mean_of_pass([-1.0, -4.0], images=30, batch_size=20)
+      -2.0
+    """
+    values = np.asarray(bounds, np.float64)
+    counts = np.full(len(values), batch_size)
+    counts[-1] = images - batch_size * (len(values) - 1)
+    return float(np.average(values, weights=counts))

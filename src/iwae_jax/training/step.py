@@ -7,11 +7,10 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import optax
 
-from iwae_jax.checks import check_key, check_memory, check_observation, check_positive_int
+from iwae_jax.checks import check_key, check_memory, check_positive_int
 from iwae_jax.data.binarization import check_intensities, draw_pixels
 from iwae_jax.devices import copied
 from iwae_jax.gradients import (
@@ -20,6 +19,7 @@ from iwae_jax.gradients import (
     bound,
     check_pair,
     check_tempered,
+    check_weight,
     named,
     samples_kept,
 )
@@ -27,7 +27,15 @@ from iwae_jax.importance import draw_sample
 from iwae_jax.models import ModelConfig
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
-from iwae_jax.protocol import Params, check_members, datum_keys, model_of, other_key, takes_missing
+from iwae_jax.protocol import (
+    Params,
+    check_members,
+    check_x,
+    datum_keys,
+    model_of,
+    other_key,
+    takes_missing,
+)
 from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, PyTree
 
 BINARIZATIONS = ("dynamic", "fixed", "none")
@@ -136,7 +144,7 @@ def train_step(
     model = _checked(state).params.model
     # Values are known here: a bad one must not reach the parameters.
     shape = tuple(model.data_shape)
-    x = check_observation(x, shape, model.data_range, takes_missing(model))
+    x = check_x(model, x)
     if x.ndim != 1 + len(shape) or not len(x):
         letters = ", ".join(["n", *map(str, shape)])
         raise ValueError(f"Expected x of shape [{letters}] with n > 0, got {x.shape}.")
@@ -257,7 +265,11 @@ def train_epoch(
         )
     shape = tuple(model.data_shape)
     images, maximum = check_intensities(
-        images, maximum, tuple(model.data_range), takes_missing(model)
+        images,
+        maximum,
+        tuple(model.data_range),
+        takes_missing(model),
+        getattr(model, "levels", None),
     )
     images = jnp.asarray(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
@@ -341,12 +353,7 @@ def _checked_climb(
     check_members(model, "log_conditional", what="a weight of the KL term")
     if callable(beta):
         return None, beta
-    weight = jnp.asarray(beta, jnp.result_type(float))
-    if weight.shape != () or not (isinstance(weight, jax.core.Tracer) or jnp.isfinite(weight)):
-        raise ValueError(
-            f"Expected beta to be a finite number or a function of the step, got {beta!r}."
-        )
-    return weight, None
+    return check_weight(beta), None
 
 
 def _checked(state: TrainState) -> TrainState:

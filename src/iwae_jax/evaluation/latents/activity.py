@@ -7,10 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
-from iwae_jax.models import (
-    encode,
-)
 from iwae_jax.models.distributions import normal_log_prob
+from iwae_jax.models.sampling import encode
 from iwae_jax.protocol import Params, flatten_batch, model_of
 from iwae_jax.typing import Array, Float, Key, Observations
 

@@ -46,17 +46,22 @@ class Likelihood(Protocol):
         ...
 
 
-def clipped_logit(data_mean: np.ndarray) -> np.ndarray:
-    """The logit of the mean of data in [0, 1], clipped to [0.001, 0.999].
-
-    Raises:
-      ValueError: if a value is outside [0, 1].
-    """
+def check_mean(data_mean: np.ndarray) -> np.ndarray:
+    """Return the mean of data in [0, 1]; raise a `ValueError` if a value is outside."""
     low, high = data_mean.min(), data_mean.max()
     if low < 0 or high > 1:
         raise ValueError(
             f"Expected data_mean in [0, 1], got values from {low} to {high}; divide it by the maximum "
             "intensity."
         )
-    mean = np.clip(data_mean, 0.001, 0.999)
+    return data_mean
+
+
+def clipped_logit(data_mean: np.ndarray) -> np.ndarray:
+    """The logit of the mean of data in [0, 1], clipped to [0.001, 0.999].
+
+    Raises:
+      ValueError: if a value is outside [0, 1].
+    """
+    mean = np.clip(check_mean(data_mean), 0.001, 0.999)
     return np.log(mean) - np.log1p(-mean)

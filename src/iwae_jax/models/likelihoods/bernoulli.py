@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iwae_jax.models.distributions import bernoulli_log_prob
-from iwae_jax.models.likelihoods.base import Outputs, clipped_logit
+from iwae_jax.models.likelihoods.base import Outputs, check_mean, clipped_logit
 from iwae_jax.models.networks.base import Heads
 from iwae_jax.typing import Array, Float, Key
 
@@ -93,7 +93,7 @@ class ContinuousBernoulli:
 
     def first_bias(self, data_mean: np.ndarray) -> np.ndarray:
         """The logit whose mean is the data's, clipped to [0.01, 0.99]."""
-        mean = np.clip(np.asarray(data_mean, np.float64), 0.01, 0.99)
+        mean = np.clip(check_mean(np.asarray(data_mean, np.float64)), 0.01, 0.99)
         low, high = np.full_like(mean, -200.0), np.full_like(mean, 200.0)
         for _ in range(60):
             middle = 0.5 * (low + high)

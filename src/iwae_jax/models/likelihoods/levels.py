@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iwae_jax.checks import check_number, check_positive_int
-from iwae_jax.models.likelihoods.base import Outputs
+from iwae_jax.models.likelihoods.base import Outputs, check_mean
 from iwae_jax.models.networks.base import Heads
 from iwae_jax.typing import Array, Float, Int, Key
 
@@ -79,7 +79,7 @@ class DiscretisedLogistic:
 
     def first_bias(self, data_mean: np.ndarray) -> np.ndarray:
         """The mean itself."""
-        return data_mean
+        return check_mean(data_mean)
 
     def _log_prob(self, outputs: Outputs, level: Int[Array, "*data"]) -> Float[Array, "*data"]:
         log_scale = outputs["log_scale"] + _FIRST_LOG_SCALE
