@@ -1,7 +1,7 @@
 """Train the same network with several objectives and gradients, and compare the results.
 
     python -m experiments.compare                                  # minutes on two cores
-    python -m experiments.compare --passes=13 --eval-k=5000        # half an hour: see the README
+    python -m experiments.compare --passes=13 --eval-k=5000        # half an hour: docs/results.md
 
 An entry is OBJECTIVE[:PARAMETER=VALUE,..][/GRADIENT[@M]]. Examples: iwae/dreg, renyi:alpha=0.5,
 iwae/reparam@8 (the backward pass uses 8 resampled samples), tvo:partitions=[0,0.5,1], elbo/reparam+rws

@@ -7,7 +7,7 @@ reason to stay wide), with the KL term (a VAE), and with the k-sample bound (an 
 is the only change of the last rung, so that its help alone is seen: in the training loss and in the test NLL,
 beside a lecture's 165 to 140 and 145 to 129 from k = 1 to 10. Each rung is a run of experiments.mnist, in its
 folder: finished ones are kept. Writes ladder.csv, ladder.json and ladder.png, samples of each rung, to
-OUT_DIR/ladder. Takes about eight minutes on two cores.
+OUT_DIR/ladder. Takes five to eight minutes on two cores.
 """
 
 import time

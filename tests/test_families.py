@@ -513,7 +513,7 @@ def test_what_can_not_train_discrete_latents_is_refused_before_training():
     params = iwae_jax.init(KEY, config)
     state = iwae_jax.TrainState.create(params, recipe.optimizer(1))
     penalty = iwae_jax.training.MMD(1.0)
-    with pytest.raises(ValueError, match="Expected latents of floats for a penalty, got int32"):
+    with pytest.raises(ValueError, match=r"of floats for penalty MMD\(.*got 'bernoulli'"):
         iwae_jax.train_step(state, jnp.zeros((3, 4)), KEY, 2, gradient="vimco", penalty=penalty)
 
 
@@ -572,7 +572,7 @@ def test_what_a_part_does_not_allow_is_refused_by_name():
         ):
             iwae_jax.bound(params, jnp.zeros(4), KEY, 2, objective=objective)
     discrete = iwae_jax.init(KEY, iwae_jax.ModelConfig((4,), (2,), ((3,),), latents="bernoulli"))
-    with pytest.raises(ValueError, match="Expected latents of floats for gradient 'dreg'"):
+    with pytest.raises(ValueError, match="of floats for gradient 'dreg', got 'bernoulli'"):
         jax.grad(lambda p: iwae_jax.bound(p, jnp.zeros(4), KEY, 2, gradient="dreg"))(discrete)
     with pytest.raises(
         ValueError, match=r"continuous for annealing, got discrete ones: 'bernoulli'"

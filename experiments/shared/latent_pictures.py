@@ -85,7 +85,8 @@ class _Drawing:
         real = not getattr(self.params.model, "is_discrete", False)
         if real:
             yield "traversals", lambda: self.traversals(test, means)
-            yield "interpolations", lambda: self.interpolations(test)
+            if len(test) > 1:
+                yield "interpolations", lambda: self.interpolations(test)
         else:
             warn(
                 "Discrete latents lie on no line: no traversals, no interpolations and no arithmetic."
@@ -128,7 +129,8 @@ class _Drawing:
 
         samples = np.asarray(iwae_jax.sample(self.params, self.neighbour_key, 10, mean=True))
         train = self.data.train / self.data.maximum
-        finder = NearestNeighbors(n_neighbors=5).fit(train)
+        near = min(5, len(train))
+        finder = NearestNeighbors(n_neighbors=near).fit(train)
         distances, nearest = finder.kneighbors(samples)
         # For comparison: reconstructions of test images are as smooth as samples, and no copies.
         means = np.asarray(iwae_jax.reconstruct(self.params, test[:200], self.z_key))
@@ -137,7 +139,7 @@ class _Drawing:
         self.grid(
             "neighbours",
             sheet.reshape(-1, sheet.shape[-1]),
-            6,
+            near + 1,
             "samples (left) and their nearest training images",
             "training split, Euclidean distance of E[x | z]",
         )
@@ -164,7 +166,8 @@ class _Drawing:
     def interpolations(self, test: jax.Array) -> None:
         """Lines in latent space between the posterior means of two test images."""
         rows = []
-        for number in range(0, 20, 2):
+        count = min(20, len(test) - len(test) % 2)
+        for number in range(0, count, 2):
             ends = self.encode(test[number : number + 2])
             share = jnp.linspace(0.0, 1.0, STEPS)[:, None]
             path = tuple(end[:1] * (1.0 - share) + end[1:] * share for end in ends)
@@ -175,7 +178,7 @@ class _Drawing:
             np.concatenate(rows),
             STEPS + 2,
             "test images (ends) and the line between their posterior means",
-            "test split, first 20 images",
+            f"test split, first {count} images",
         )
 
     def probe(

@@ -151,7 +151,23 @@ def init(key: Key[Array, ""], config: Model, *, data_mean: ArrayLike | None = No
 
 
 def datum_keys(key: Key[Array, ""], count: int) -> Key[Array, " count"]:
-    """The keys that the library gives to data 0 .. count-1: ``fold_in(key, n)``."""
+    """The keys that the library gives to data 0 .. count-1: ``fold_in(key, n)``.
+
+    Args:
+      key: a typed JAX key.
+      count: the number of data, 0 or more.
+
+    Returns:
+      Keys, [count].
+
+    Raises:
+      ValueError: if the key is none, or the count is negative.
+
+    Example:
+      >>> import jax, iwae_jax
+      >>> iwae_jax.datum_keys(jax.random.key(0), 3).shape
+      (3,)
+    """
     if operator.index(count) < 0:
         raise ValueError(f"Expected count to be at least 0, got {count}.")
     check_memory(f"{count} keys", 8.0 * count, "Make keys for a part of the data at a time.")

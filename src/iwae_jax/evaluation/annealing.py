@@ -178,7 +178,9 @@ def _check_path(
     if start == "prior":
         model_of(params, "sample_prior", "log_conditional")
     else:
-        check_density(model_of(params), f"annealing from start={start!r}")
+        check_density(
+            model_of(params), f"annealing from start={start!r} (start='prior' needs none)"
+        )
     return (
         check_positive_int("steps", steps),
         check_positive_int("leapfrog", leapfrog),

@@ -153,8 +153,9 @@ def check_reparameterised(name: str, params: Params, data: Array, keys: Array) -
     z, _ = jax.eval_shape(draw, params, data, keys)
     for leaf in jax.tree.leaves(z):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            got = getattr(params.model, "latents", leaf.dtype.name)
             raise ValueError(
-                f"Expected latents of floats for gradient {name!r}, got {leaf.dtype}, which can't be "
+                f"Expected latents of floats for gradient {name!r}, got {got!r}, which can't be "
                 "reparameterised."
             )
 

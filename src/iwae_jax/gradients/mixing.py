@@ -158,6 +158,9 @@ def resampled(m: int, gradient: Estimator | str | None = None) -> Resampled:
       m: the number of samples in the backward pass.
       gradient: the estimator or its name; None for the default one.
 
+    Returns:
+      An estimator.
+
     Raises:
       ValueError: if m is not a positive int, or the gradient is not known.
 
@@ -183,6 +186,9 @@ def chunked(m: int, gradient: Estimator | str | None = None) -> Chunked:
     Args:
       m: the number of samples that the backward pass holds at a time.
       gradient: the estimator or its name; None for the default one.
+
+    Returns:
+      An estimator.
 
     Raises:
       ValueError: if m is not a positive int, or the gradient is not known.

@@ -355,14 +355,21 @@ _OWN = "own"
 def in_precision(params: Params, precision: str) -> Params:
     """The same parameters of a `ModelConfig` whose products have another precision.
 
+    Args:
+      params: parameters of a `ModelConfig`.
+      precision: a name in `models.PRECISIONS`.
+
+    Returns:
+      The same arrays, with another model.
+
+    Raises:
+      ValueError: if the precision is not known, or the parameters are not those of a `ModelConfig`.
+
     Example:
       >>> import jax, iwae_jax
       >>> params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig(precision="bfloat16"))
       >>> iwae_jax.models.in_precision(params, "float32").model == iwae_jax.ModelConfig()
       True
-
-    Raises:
-      ValueError: if the precision is not known, or the parameters are not those of a `ModelConfig`.
     """
     if not isinstance(params, Params) or not isinstance(params.model, ModelConfig):
         found = type(getattr(params, "model", params)).__name__

@@ -21,6 +21,9 @@ def sample(
       mean: return E[x | z] of each z instead of a draw of x. For a Bernoulli likelihood these are the
         probabilities of ones, which figures show.
 
+    Returns:
+      x, or its means, [n, *data].
+
     Raises:
       ValueError: if key or n is invalid, or the model can't be sampled.
 

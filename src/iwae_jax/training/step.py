@@ -179,7 +179,7 @@ def _step(
         values = bound(params, x, key, k, objective=objective, gradient=gradient, beta=beta)
         climbed = jnp.mean(values, where=real)
         if penalty is not None:
-            climbed -= penalty(*_latents(params, x, key), real)
+            climbed -= penalty(*_latents(params, x, key, penalty), real)
         return -climbed, values
 
     (mean_loss, values), grads = jax.value_and_grad(loss, has_aux=True)(state.params)
@@ -318,7 +318,9 @@ def _train_epoch(state, images, key, beta, k, data, objective, gradient, schedul
     return jax.lax.scan(body, state, (order, real))
 
 
-def _latents(params: Params, x: Array, key: Key[Array, "*batch"]) -> tuple[PyTree, PyTree]:
+def _latents(
+    params: Params, x: Array, key: Key[Array, "*batch"], penalty: Penalty
+) -> tuple[PyTree, PyTree]:
     """The first sample of each datum of a batch, and as many draws from the prior."""
     own = key if key.ndim else datum_keys(key, len(x))
     z, _ = jax.vmap(draw_sample, in_axes=(None, 0, 0, None))(
@@ -326,8 +328,10 @@ def _latents(params: Params, x: Array, key: Key[Array, "*batch"]) -> tuple[PyTre
     )
     for leaf in jax.tree.leaves(z):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            got = getattr(params.model, "latents", leaf.dtype.name)
             raise ValueError(
-                f"Expected latents of floats for a penalty, got {leaf.dtype}, through which no gradient flows."
+                f"Expected latents of floats for penalty {penalty!r}, got {got!r}, through which no gradient "
+                "flows."
             )
     prior_keys = jax.vmap(other_key, in_axes=(0, None))(own, _PRIOR)
     prior = jax.vmap(params.model.sample_prior, in_axes=(None, 0))(params, prior_keys)

@@ -81,10 +81,3 @@ class Mixture(Plain):
         log_each = log_each.at[stratum].set(exact)
         log_q = jax.nn.logsumexp(log_a + log_each)
         return z, log_q - (math.log(self.components) + log_a[stratum])
-
-    def log_density(self, outputs: Outputs, z: Array) -> Float[Array, ""]:
-        """log q(z), nats, for pictures and tests."""
-        log_each = jax.vmap(normal_log_prob, in_axes=(None, 0, 0))(
-            z, outputs["mean"], outputs["log_scale"]
-        )
-        return jax.nn.logsumexp(jax.nn.log_softmax(outputs["logits"]) + log_each)

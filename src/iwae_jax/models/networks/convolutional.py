@@ -123,7 +123,8 @@ class ConvNet(nn.Module):
       precision: that of the products, a name in `products.PRECISIONS`.
       norm: ``"none"``; ``"group"``, group normalisation of each hidden layer but the one that reads the image;
         or ``"batch"``, batch normalisation of the same layers. For one datum the latter takes the running
-        statistics, which are variables of the collection ``batch_stats``.
+        statistics, which are variables of the collection ``batch_stats`` and start at 0 and 1. Only adversarial
+        training moves them: `train_step` leaves them as they are.
       up: whether the heads are images; otherwise the input is one.
 
     Reference:
