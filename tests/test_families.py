@@ -532,12 +532,12 @@ def test_data_of_other_levels_are_refused(likelihood):
     with pytest.raises(ValueError, match=f"x {message}"):
         iwae_jax.log_weights(params, np.where(own == 0.25, 51 / 255, own), KEY, 2)
     state = iwae_jax.TrainState.create(params, optax.sgd(0.1))
-    for images, options in (
-        (np.where(own == 0.25, 0.2, own), {}),
-        (np.full((3, 4), 51, np.uint8), {"maximum": 255}),
+    for images, maximum in (
+        (np.where(own == 0.25, 0.2, own), None),
+        (np.full((3, 4), 51, np.uint8), 255),
     ):
         with pytest.raises(ValueError, match=f"images {message}"):
-            iwae_jax.train_epoch(state, images, KEY, 2, binarization="none", **options)
+            iwae_jax.train_epoch(state, images, KEY, 2, binarization="none", maximum=maximum)
     levels = (own * 16).astype(np.uint8)
     iwae_jax.train_epoch(state, levels, KEY, 2, binarization="none", maximum=16)
 

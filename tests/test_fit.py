@@ -49,7 +49,7 @@ def test_data_of_0_and_1_stay_as_they_are():
     """Bytes too: 255 is the maximum of intensities alone."""
     images = RNG.integers(0, 2, (40, 4))
     config = iwae_jax.ModelConfig((4,), (2,), ((6,),))
-    options = OPTIONS | {"recipe": replace(RECIPE, passes=2)}
+    options: dict[str, Any] = OPTIONS | {"recipe": replace(RECIPE, passes=2)}
     found, wanted = (fit(config, images.astype(kind), **options) for kind in (np.uint8, float))
     assert found.history == wanted.history
     intensities = fit(config, (255 * images).astype(np.uint8), **options)
@@ -63,7 +63,7 @@ def test_a_small_last_batch_counts_by_its_data(monkeypatch):
         return state, np.array([-1.0, -2.0, -40.0])
 
     monkeypatch.setattr(fitting, "train_epoch", epoch)
-    found = fit(CONFIG, X, **OPTIONS | {"recipe": replace(RECIPE, passes=1)})
+    found = fit(CONFIG, X, k=4, recipe=replace(RECIPE, passes=1), progress=False)
     assert found.history[0]["train_bound"] == pytest.approx(-(16 * 3 + 13 * 40) / 45)
 
 
