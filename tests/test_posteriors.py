@@ -63,6 +63,10 @@ def test_gains_are_paired_by_seed_and_k():
         for name in ("bound_gain", "nll_gain"):
             assert row[name] == pytest.approx(expected.mean())
             assert row[f"{name}_error"] == pytest.approx(expected.std(ddof=1) / 3**0.5)
+    shrinks = 0.9 * gain
+    assert rows[3]["shrinks"] == pytest.approx(shrinks.mean())
+    assert rows[3]["shrinks_error"] == pytest.approx(shrinks.std(ddof=1) / 3**0.5)
+    assert [row["shrinks"] for row in rows[:3]] == [None] * 3
     assert rows[2]["bound"] == pytest.approx((common + gain).mean())
     assert rows[0]["bound_gain"] == 0.0 and rows[0]["bound_gain_error"] is None
 

@@ -27,6 +27,7 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
 
     ``bound_gain`` is the test bound minus that of the first posterior at the same k, and ``nll_gain`` the NLL
     of the first minus the posterior's own: means over seeds of paired differences, and their standard errors.
+    ``shrinks`` is how much smaller ``bound_gain`` is than at the posterior's smallest k, paired too.
     """
     found = {
         cell: [cells.summary(run) for run in runs]
@@ -34,7 +35,7 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
         if all(cells.folder(run).progress() == "finished" for run in runs)
     }
     first = next(iter(cells.runs))[1]
-    rows = []
+    rows, gains = [], {}
     for (dataset, posterior, layers, k), summaries in found.items():
         bound, nll = (_values(summaries, name) for name in ("test_bound", "test_nll"))
         row: dict[str, Any] = {
@@ -53,10 +54,21 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
             ):
                 row[name] = float(gain.mean())
                 several = len(gain) > 1 and posterior != first
-                error = float(gain.std(ddof=1) / np.sqrt(len(gain))) if several else None
-                row[f"{name}_error"] = error
+                row[f"{name}_error"] = _standard_error(gain) if several else None
+            row |= {"shrinks": None, "shrinks_error": None}
+            if posterior != first:
+                gains[posterior, k] = bound - _values(base, "test_bound")
+                least = min(k for name, k in gains if name == posterior)
+                shrinks = gains[posterior, least] - gains[posterior, k]
+                if k != least:
+                    row["shrinks"] = float(shrinks.mean())
+                    row["shrinks_error"] = _standard_error(shrinks) if len(shrinks) > 1 else None
         rows.append(row)
     return rows
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _values(summaries: list[Any], name: str) -> np.ndarray:
@@ -87,6 +99,12 @@ def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
             for row in rows
         ],
     )  # fmt: skip
+    for row in rows:
+        if row.get("shrinks"):
+            console.print(
+                f"{row['posterior']}: the gain in the bound at k = {row['k']} is smaller than at the least k by "
+                + " ± ".join(filter(None, _gain(row, "shrinks")))
+            )
     console.print(
         f"gain: over {next(iter(cells.runs))[1]} at the same k, paired by seed; ± a standard error over seeds\n"
         f"written: {out}/posteriors.csv, posteriors.json, posteriors.png"
