@@ -179,6 +179,45 @@ def test_score_functions_are_unbiased_where_all_draws_can_be_enumerated(objectiv
     assert scores(phi, np.asarray(flat(expected.recognition))).max() < 4
 
 
+@pytest.mark.parametrize("gradient", ["vimco", "score", "rws"])
+@pytest.mark.parametrize(
+    ("latents", "sizes"),
+    [
+        ("bernoulli", (2,)),
+        ("categorical:classes=3", (1,)),
+        (("bernoulli", "categorical:classes=2"), (1, 1)),
+    ],
+)
+def test_discrete_layers_have_the_gradients_of_the_sum_over_all_draws(latents, sizes, gradient):
+    """Of a `ModelConfig`, k = 2: that of E[log mean w]; phi's of rws is E[sum of v grad log q]."""
+    config = iwae_jax.ModelConfig((2,), sizes, ((2,),) * len(sizes), latents=latents)
+    params, x = iwae_jax.init(jax.random.key(0), config), jnp.array([1.0, 0.0])
+    values = [config.latent_value(jnp.asarray(i)) for i in range(config.number_of_latent_values)]
+
+    def logs(params):
+        log_q = jnp.stack([config.log_posterior(params, x, z) for z in values])
+        return jnp.stack([config.log_joint(params, x, z) for z in values]), log_q
+
+    def exact(params):
+        log_p, log_q = logs(params)
+        log_w = log_p - log_q
+        bound = jnp.logaddexp(log_w[:, None], log_w[None]) - np.log(2.0)
+        return jnp.sum(jnp.exp(log_q[:, None] + log_q[None]) * bound)
+
+    def wake(params):
+        fixed, log_q = logs(jax.lax.stop_gradient(params)), logs(params)[1]
+        log_w = fixed[0] - fixed[1]
+        first = jax.nn.sigmoid(log_w[:, None] - log_w[None])
+        each = first * log_q[:, None] + (1 - first) * log_q[None]
+        return jnp.sum(jnp.exp(fixed[1][:, None] + fixed[1][None]) * each)
+
+    expected = jax.grad(exact)(params)
+    phis = jax.grad(wake if gradient == "rws" else exact)(params).recognition
+    theta, phi = draws(config, IWAE(), gradient, 2)
+    assert scores(theta, np.asarray(flat(expected.generative))).max() < 4
+    assert scores(phi, np.asarray(flat(phis))).max() < 4
+
+
 @pytest.mark.parametrize("gradient", ["vimco", "score"])
 @pytest.mark.parametrize("layers", [1, 2])
 def test_score_functions_agree_with_reparam_where_both_are_defined(layers, gradient):

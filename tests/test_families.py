@@ -388,6 +388,14 @@ def test_draws_have_the_mean_of_their_likelihood(name):
     assert (np.abs(x.mean(axis=0) - mean) < 4.5 * error + 1e-4).all()
 
 
+def test_a_shared_scale_is_that_of_a_normal_density():
+    likelihood = models.Normal(scale="shared")
+    mean, x = np.array([0.3, -1.0, 2.0]), np.array([0.1, 0.5, 4.0])
+    outputs = {"mean": jnp.asarray(mean), "shared_log_scale": jnp.log(jnp.asarray(0.7))}
+    expected = scipy_stats.norm(mean, 0.7).logpdf(x).sum()
+    np.testing.assert_allclose(likelihood.log_prob(outputs, jnp.asarray(x)), expected, rtol=1e-5)
+
+
 def test_a_shared_scale_is_trained_and_is_one_number():
     config = iwae_jax.ModelConfig((4,), (2,), ((3,),), likelihood="normal:scale=shared")
     params = iwae_jax.init(KEY, config)

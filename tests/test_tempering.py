@@ -106,6 +106,27 @@ def test_another_beta_is_no_other_program():
     assert len(compiled) == 1
 
 
+def test_another_beta_is_no_other_program_in_training(monkeypatch):
+    """A step, and a pass, of two weights: traced once."""
+    traced = []
+
+    class Counted(objectives.ELBO):
+        def __call__(self, log_w):
+            traced.append(1)
+            return super().__call__(log_w)
+
+    params, counted = small(1), Counted()
+    images = np.asarray(X, np.uint8) * np.uint8(255)
+    counts = []
+    for beta in (0.1, 0.2, 0.7):
+        iwae_jax.train_step(state(params), X, KEY, 3, objective=counted, beta=beta)
+        iwae_jax.train_epoch(
+            state(params), images, KEY, 3, batch_size=len(images), objective=counted, beta=beta
+        )
+        counts.append(len(traced))
+    assert counts[0] > 0 and counts == [counts[0]] * 3
+
+
 def state(params):
     return iwae_jax.TrainState.create(params, optax.sgd(1e-2))
 

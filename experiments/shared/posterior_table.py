@@ -102,7 +102,7 @@ def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
     for row in rows:
         if row.get("shrinks"):
             console.print(
-                f"{row['posterior']}: the gain in the bound at k = {row['k']} is smaller than at the least k by "
+                f"{row['posterior']}: the gain in the bound at k = {row['k']} is below that at the least k by "
                 + " ± ".join(filter(None, _gain(row, "shrinks")))
             )
     console.print(
