@@ -392,7 +392,7 @@ def test_a_shared_scale_is_that_of_a_normal_density():
     likelihood = models.Normal(scale="shared")
     mean, x = np.array([0.3, -1.0, 2.0]), np.array([0.1, 0.5, 4.0])
     outputs = {"mean": jnp.asarray(mean), "shared_log_scale": jnp.log(jnp.asarray(0.7))}
-    expected = scipy_stats.norm(mean, 0.7).logpdf(x).sum()
+    expected = scipy_stats.norm.logpdf(x, mean, 0.7).sum()
     np.testing.assert_allclose(likelihood.log_prob(outputs, jnp.asarray(x)), expected, rtol=1e-5)
 
 

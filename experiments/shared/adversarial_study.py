@@ -20,6 +20,7 @@ from experiments.shared.display import console, counted, warn
 from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.feature_dropping import DRAWS, FRESH, draw, draw_curves, drop_maps, examples
 from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.intervals import standard_error
 from experiments.shared.linear_probe import accuracy, classifier
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run, run_one
@@ -319,11 +320,11 @@ class Study:
                     "split_error": likelihood.split_error,
                     "effective_sample_size": likelihood.effective_sample_size,
                     "gap": float(gaps.mean()),
-                    "gap_standard_error": float(gaps.std(ddof=1) / np.sqrt(len(gaps))),
+                    "gap_standard_error": standard_error(gaps),
                 }
             )
         gain = each["IWAE"] - each["DCGAN"]
-        error = float(gain.std(ddof=1) / np.sqrt(len(gain)))
+        error = standard_error(gain)
         return rows, {"mean": float(gain.mean()), "standard_error": error}
 
     def z(self, params: iwae_jax.Params, count: int, use: int) -> jax.Array:

@@ -13,6 +13,7 @@ from experiments.shared.datasets import data_caption, observations
 from experiments.shared.display import console, counted, print_table
 from experiments.shared.errors import DivergedError
 from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.intervals import standard_error
 from experiments.shared.results import SURGERY_IMAGES, Keys
 from experiments.shared.runner import restore_run, run_one
 from experiments.shared.table_runs import Cells
@@ -82,7 +83,7 @@ def table_rows(found: dict[str, list[dict[str, float]]]) -> list[dict[str, Any]]
         vae, info = (np.array([run[name] for run in found[each]]) for each in ("vae", "infovae"))
         difference = info - vae
         several = len(difference) > 1
-        error = float(difference.std(ddof=1) / np.sqrt(len(difference))) if several else None
+        error = standard_error(difference) if several else None
         rows.append(
             {
                 "measure": name,

@@ -12,6 +12,7 @@ from experiments.shared.datasets import data_caption, data_facts, observations
 from experiments.shared.display import Display, console, counted, print_table, warn
 from experiments.shared.errors import UsageError
 from experiments.shared.folders import RunFolder
+from experiments.shared.intervals import standard_error
 from experiments.shared.processes import from_first
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
@@ -67,10 +68,10 @@ def anneal(
         "importance_nll": evaluation.summarise(sampled).nll,
         "importance_k": k,
         "gain": float(gain.mean()),
-        "gain_standard_error": float(gain.std(ddof=1) / np.sqrt(count)),
+        "gain_standard_error": standard_error(gain),
         "simulated": len(gaps),
         "gap": float(gaps.mean()),
-        "gap_standard_error": float(gaps.std(ddof=1) / np.sqrt(len(gaps))),
+        "gap_standard_error": standard_error(gaps),
         **data_facts(config, data),
     }
     chains, steps, start = path["chains"], path["steps"], path["start"]

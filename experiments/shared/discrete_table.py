@@ -13,6 +13,7 @@ from experiments.shared.config import Config
 from experiments.shared.datasets import data_caption, observations
 from experiments.shared.display import Display, console, counted, print_table
 from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.intervals import standard_error
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
 from experiments.shared.table_runs import Cell, Cells, status
@@ -96,7 +97,7 @@ def table_rows(found: dict[Cell, list[dict[str, Any]]], first: str) -> list[dict
             difference = nll - np.array([run["nll"] for run in base])
             row["difference"] = float(difference.mean())
             if len(runs) > 1:
-                row["standard_error"] = float(difference.std(ddof=1) / np.sqrt(len(runs)))
+                row["standard_error"] = standard_error(difference)
         rows.append(row)
     return rows
 

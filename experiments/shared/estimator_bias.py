@@ -13,6 +13,7 @@ from experiments.shared import figures
 from experiments.shared.control_variates import mean_and_error
 from experiments.shared.display import Display, console, kind_in_words, print_table
 from experiments.shared.files import make_folder, write_csv
+from experiments.shared.intervals import standard_error
 from experiments.shared.linear_gaussian import Gaussian
 from experiments.shared.slopes import slope_of
 from iwae_jax import objectives
@@ -175,7 +176,7 @@ def _estimate(
         for cap, cost in costs.items():
             note = f"SUMO, {cost:.1f} samples on average"
             values = collect(partial(randomised, cap=cap), display, note, round(cost))
-            error = float(values.std(ddof=1) / np.sqrt(len(values)))
+            error = standard_error(values)
             mean = float(values.mean())
             add("sumo", objectives.kind("sumo"), round(cost, 2), mean, error, values)
     return Measured(rows, exact, moments)

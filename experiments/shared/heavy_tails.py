@@ -12,6 +12,7 @@ import iwae_jax
 from experiments.shared import drawing
 from experiments.shared.display import Display, console, print_table
 from experiments.shared.files import make_folder, write_csv
+from experiments.shared.intervals import standard_error
 from experiments.shared.targets import TARGETS, Fitted, fit, log_weights
 from iwae_jax.models import families
 
@@ -82,7 +83,7 @@ def measures(q: iwae_jax.Params, k: int, samples: int, key: jax.Array) -> dict[s
     bounds = peak + np.log(np.exp(log_w - peak).mean(axis=0))
     return {
         "gap": float(-bounds.mean()),
-        "error": float(bounds.std(ddof=1) / np.sqrt(len(bounds))),
+        "error": standard_error(bounds),
         "variance": weight_variance(q),
         "location": float(q.recognition["outputs"]["mean"][0]),
         "scale": float(np.exp(q.recognition["outputs"]["log_scale"][0])),

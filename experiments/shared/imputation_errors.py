@@ -12,6 +12,7 @@ import iwae_jax
 from experiments.shared.display import console, counted, print_table
 from experiments.shared.drawing import figure, save
 from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.intervals import standard_error
 from iwae_jax import evaluation
 from iwae_jax.training import Recipe
 
@@ -191,7 +192,7 @@ def _covered(params: iwae_jax.Params, seen: np.ndarray, data: np.ndarray, key: j
 
 def _standard_error(values: Any) -> float | None:
     """Over seeds; None for one."""
-    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return standard_error(values) if len(values) > 1 else None
 
 
 def _text(value: float | None) -> str:

@@ -15,6 +15,7 @@ from experiments.shared.display import Display, console, counted, print_table
 from experiments.shared.drawing import figure, save
 from experiments.shared.errors import UsageError
 from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.intervals import standard_error
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
 from iwae_jax import annealing, evaluation
@@ -164,7 +165,7 @@ def summary(values: Values) -> dict[str, Any]:
     ):
         difference = values[high] - values[low]
         found[name] = float(difference.mean())
-        found[f"{name}_error"] = float(difference.std(ddof=1) / np.sqrt(len(difference)))
+        found[f"{name}_error"] = standard_error(difference)
     errors = values["log_p_error"]
     found["log_p_monte_carlo_error"] = float(np.sqrt(np.sum(errors**2)) / len(errors))
     for name in ("pareto_k", "refined_pareto_k"):

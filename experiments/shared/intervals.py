@@ -1,8 +1,13 @@
-"""Intervals of means over few seeds."""
+"""Standard errors of means, and intervals over few seeds."""
 
 from collections.abc import Sequence
 
 import numpy as np
+
+
+def standard_error(values: Sequence[float] | np.ndarray) -> float:
+    """The standard error of a mean of independent values, at least two."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values)))
 
 
 def half_width(values: Sequence[float] | np.ndarray) -> float | None:
@@ -15,4 +20,4 @@ def half_width(values: Sequence[float] | np.ndarray) -> float | None:
     count = len(values)
     if count < 2:
         return None
-    return float(t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count))
+    return float(t.ppf(0.975, count - 1)) * standard_error(values)

@@ -13,6 +13,7 @@ import optax
 
 import iwae_jax
 from experiments.shared.display import Display
+from experiments.shared.intervals import standard_error
 from iwae_jax import data, evaluation
 
 CENTRES = np.array([[-2.0, -1.2], [2.0, -1.2], [0.0, 2.2]])
@@ -159,7 +160,7 @@ def useful_samples(clusters: tuple[int, ...], key: jax.Array) -> Rows:
             {
                 "clusters": count,
                 "useful_share": float(found.mean()),
-                "standard_error": float(found.std(ddof=1) / np.sqrt(len(found))),
+                "standard_error": standard_error(found),
                 "one_in_k": 1 / count,
             }
         )

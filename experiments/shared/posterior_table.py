@@ -9,6 +9,7 @@ from experiments.shared.datasets import data_caption
 from experiments.shared.display import console, counted, print_table
 from experiments.shared.drawing import figure, save
 from experiments.shared.files import make_folder, write_csv, write_json
+from experiments.shared.intervals import standard_error
 from experiments.shared.table_runs import Cells, status
 
 
@@ -54,7 +55,7 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
             ):
                 row[name] = float(gain.mean())
                 several = len(gain) > 1 and posterior != first
-                row[f"{name}_error"] = _standard_error(gain) if several else None
+                row[f"{name}_error"] = standard_error(gain) if several else None
             row |= {"shrinks": None, "shrinks_error": None}
             if posterior != first:
                 gains[posterior, k] = bound - _values(base, "test_bound")
@@ -62,13 +63,9 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
                 shrinks = gains[posterior, least] - gains[posterior, k]
                 if k != least:
                     row["shrinks"] = float(shrinks.mean())
-                    row["shrinks_error"] = _standard_error(shrinks) if len(shrinks) > 1 else None
+                    row["shrinks_error"] = standard_error(shrinks) if len(shrinks) > 1 else None
         rows.append(row)
     return rows
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / np.sqrt(len(values)))
 
 
 def _values(summaries: list[Any], name: str) -> np.ndarray:

@@ -12,6 +12,7 @@ from experiments.shared.config import Config
 from experiments.shared.datasets import data_facts, observations
 from experiments.shared.display import Display
 from experiments.shared.errors import DivergedError
+from experiments.shared.intervals import standard_error
 from iwae_jax import devices, evaluation, latents, objectives
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
@@ -233,6 +234,6 @@ def _without_inactive(
             "removed": removed,
             "images": len(difference),
             "nll_difference": float(difference.mean()),
-            "standard_error": float(difference.std(ddof=1) / np.sqrt(len(difference))),
+            "standard_error": standard_error(difference),
         }
     }

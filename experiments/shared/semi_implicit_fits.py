@@ -11,6 +11,7 @@ import iwae_jax
 from experiments.shared import drawing
 from experiments.shared.display import Display, console, print_table
 from experiments.shared.files import make_folder, write_csv
+from experiments.shared.intervals import standard_error
 from experiments.shared.targets import TARGETS, Fitted, fit, log_weights
 from iwae_jax.models import families
 
@@ -135,7 +136,7 @@ def surrogate(
     family = families.SemiImplicit(draws, params.model.family.noise, params.model.family.context)
     model = Fitted(params.model.target, family)
     log_w = log_weights(iwae_jax.Params(params.generative, params.recognition, model), key, samples)
-    return {"bound": float(log_w.mean()), "error": float(log_w.std(ddof=1) / np.sqrt(samples))}
+    return {"bound": float(log_w.mean()), "error": standard_error(log_w)}
 
 
 def _drawing(fits: dict[str, dict[str, Fit]], bounds: list[dict[str, Any]]) -> Any:

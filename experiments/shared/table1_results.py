@@ -11,7 +11,7 @@ from experiments.shared import figures
 from experiments.shared.datasets import data_caption
 from experiments.shared.display import console, print_table, warn
 from experiments.shared.files import make_folder, write_atomically, write_csv
-from experiments.shared.intervals import half_width
+from experiments.shared.intervals import half_width, standard_error
 from experiments.shared.published import TABLE_1, published
 from experiments.shared.results import PRUNED_IMAGES
 from experiments.shared.summary import protocol as run_protocol
@@ -124,7 +124,7 @@ def orderings(cells: Cells) -> list[dict[str, Any]]:
             continue  # the paper lacks this ordering, or a cell has no finished run
         gains = np.array([cells.log_p(a) - cells.log_p(b) for a, b in pairs])
         by_image, by_seed = gains.mean(axis=0), gains.mean(axis=1)
-        images = float(1.96 * by_image.std(ddof=1) / np.sqrt(len(by_image)))
+        images = 1.96 * standard_error(by_image)
         seeds, gain = half_width(by_seed), float(gains.mean())
         found.append(
             {

@@ -14,6 +14,7 @@ from experiments.shared.display import console, print_table
 from experiments.shared.errors import DivergedError
 from experiments.shared.files import make_folder, write_atomically, write_csv
 from experiments.shared.folders import RunFolder, experiment_of
+from experiments.shared.intervals import standard_error
 from experiments.shared.published import TABLE_2
 from experiments.shared.runner import run_one
 from experiments.shared.saved import read_arrays
@@ -122,7 +123,7 @@ def _row(
         "nll_before": before["test_nll"],
         "nll_after": after["test_nll"],
         "change": -float(gain.mean()),
-        "change_standard_error": float(gain.std(ddof=1) / np.sqrt(len(gain))),
+        "change_standard_error": standard_error(gain),
         **{
             f"{name}_{when}": summary[name]
             for name in (
