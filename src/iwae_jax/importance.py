@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from iwae_jax.checks import check_memory, check_positive_int
 from iwae_jax.devices import cut, cut_over
 from iwae_jax.noise import Noise, check_noise, normal_noise, sobol_points
-from iwae_jax.protocol import Params, flatten_batch, other_key
+from iwae_jax.protocol import Params, Use, flatten_batch, other_key
 from iwae_jax.typing import Array, Float, Int, Key, Observations, PyTree
 
 CHUNK = 50
@@ -17,10 +17,6 @@ CHUNK = 50
 
 BLOCK = 2
 """(datum, sample) pairs for each datum that are computed together where counts differ."""
-
-
-STRATUM = 8
-"""The use of a datum's key for the stratum of its first sample; see `protocol.other_key`."""
 
 
 def log_weights(
@@ -172,7 +168,7 @@ def draw_sample(
     strata = getattr(model, "strata", None)
     if strata is None:
         return model.sample_posterior(params, x, own)
-    start = jax.random.randint(other_key(key, STRATUM), (), 0, strata, sample.dtype)
+    start = jax.random.randint(other_key(key, Use.STRATUM), (), 0, strata, sample.dtype)
     return model.sample_posterior_stratum(params, x, own, (sample + start) % strata)
 
 

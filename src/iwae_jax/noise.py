@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from iwae_jax.protocol import check_members, other_key
+from iwae_jax.protocol import Use, check_members, other_key
 from iwae_jax.typing import Array, Float, Int, Key
 
 Noise = Literal["independent", "antithetic", "sobol"]
@@ -19,9 +19,6 @@ Noise = Literal["independent", "antithetic", "sobol"]
 quasi-Monte-Carlo, with the same points for every datum, shifted at random for each."""
 
 NOISES: tuple[Noise, ...] = get_args(Noise)
-
-SHIFT = 3
-"""The use of a datum's key for its random shift; see `protocol.other_key`."""
 
 
 def check_noise(noise: Any, model: Any) -> int:
@@ -70,7 +67,7 @@ def normal_noise(
         return jnp.where(sample % 2 == 0, half, -half)
     assert points is not None
     # A digital shift: each point becomes uniform, and the net stays a net.
-    bits = points[sample] ^ jax.random.bits(other_key(key, SHIFT), (size,), jnp.uint32)
+    bits = points[sample] ^ jax.random.bits(other_key(key, Use.SHIFT), (size,), jnp.uint32)
     # The first bit gives the half of (0, 1) that holds the point. The distance from that half's outer
     # end, in (0, 1/2), keeps its digits in the tail.
     upper = (bits >> 31) == 1

@@ -263,8 +263,28 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
     return {jax.tree_util.keystr(path): jnp.shape(leaf) for path, leaf in leaves}
 
 
+class Use:
+    """What a datum's key is for, other than its samples: the numbers of `other_key`. New ones go to the end."""
+
+    (
+        STOP,  # where SUMO stops
+        OFFSET,  # of systematic resampling
+        TERM,  # of the sleep phase
+        SHIFT,  # of quasi-random noise
+        CHOICE,  # among the samples of the implicit posterior
+        TRANSITIONS,  # of the chains of annealing
+        PILOT,  # chains, which choose its step sizes
+        SCALES,  # of its momenta
+        STRATUM,  # of the first sample
+        IMPUTED,  # choice among the samples of an imputation
+        PIXELS,  # of an imputation
+        PRIOR,  # draw that a penalty compares with
+        REFINEMENT,  # of q
+    ) = range(13)
+
+
 def other_key(key: Key[Array, ""], use: int) -> Key[Array, ""]:
-    """The key of a datum for a use other than its samples, which are numbered from 0 upwards."""
+    """The key of a datum for a `Use` other than its samples, which are numbered from 0 upwards."""
     return jax.random.fold_in(key, jnp.uint32(2**32 - 1 - use))
 
 

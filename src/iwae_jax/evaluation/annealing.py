@@ -13,7 +13,15 @@ from jax.flatten_util import ravel_pytree
 from iwae_jax.checks import check_key, check_positive_int
 from iwae_jax.devices import cut_over, each_on_its_own
 from iwae_jax.objectives.logspace import log_mean_exp
-from iwae_jax.protocol import Params, check_density, datum_keys, flatten_batch, model_of, other_key
+from iwae_jax.protocol import (
+    Params,
+    Use,
+    check_density,
+    datum_keys,
+    flatten_batch,
+    model_of,
+    other_key,
+)
 from iwae_jax.typing import Array, Float, Key, Observations
 
 Start = Literal["posterior", "prior"]
@@ -27,8 +35,6 @@ _WARM = 50  # transitions of the pilot chains before the path begins
 _GAIN = 0.2  # change of the log step size for each unit of acceptance above the target
 _DRAWS = 64  # draws from the start that give HMC its scales
 _FIRST_STEP = 0.5  # the first step size, in these scales
-
-_TRANSITIONS, _PILOT, _SCALES = 5, 6, 7  # numbers of keys that no sample uses
 
 
 def annealed_log_weights(
@@ -220,7 +226,7 @@ class _Path:
         _, self.unravel = ravel_pytree(template)
         hmc = _hmc()
         self._init, self._kernel = hmc.init, hmc.build_kernel()
-        draws = jax.vmap(self.draw)(jax.random.split(other_key(key, _SCALES), _DRAWS))
+        draws = jax.vmap(self.draw)(jax.random.split(other_key(key, Use.SCALES), _DRAWS))
         self.variances = jnp.maximum(jnp.var(draws, axis=0), 1e-12)
 
     def draw_tree(self, key: Array) -> Any:
@@ -292,11 +298,11 @@ def _annealed(params, data, keys, chains, start, steps, leapfrog, batch_size):
     def one(params, betas, numbers, datum):
         x, key = datum
         path = _Path(params, x, key, start, leapfrog)
-        sizes = path.step_sizes(other_key(key, _PILOT), betas)
+        sizes = path.step_sizes(other_key(key, Use.PILOT), betas)
 
         def chain(number):
             z = path.draw(jax.random.fold_in(key, number))
-            move_key = jax.random.fold_in(other_key(key, _TRANSITIONS), number)
+            move_key = jax.random.fold_in(other_key(key, Use.TRANSITIONS), number)
 
             def step(carry, inputs):
                 z, log_w = carry
@@ -319,11 +325,11 @@ def _annealed_back(params, data, z, keys, chains, start, steps, leapfrog, batch_
     def one(params, betas, numbers, datum):
         x, z, key = datum
         path = _Path(params, x, key, start, leapfrog)
-        sizes = path.step_sizes(other_key(key, _PILOT), betas)
+        sizes = path.step_sizes(other_key(key, Use.PILOT), betas)
         z = ravel_pytree(z)[0]
 
         def chain(number):
-            move_key = jax.random.fold_in(other_key(key, _TRANSITIONS), number)
+            move_key = jax.random.fold_in(other_key(key, Use.TRANSITIONS), number)
 
             def step(carry, inputs):
                 z, log_w = carry

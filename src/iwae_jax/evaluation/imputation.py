@@ -8,13 +8,11 @@ import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
 from iwae_jax.importance import draw_sample
-from iwae_jax.protocol import Params, flatten_batch, model_of, other_key, takes_missing
+from iwae_jax.protocol import Params, Use, flatten_batch, model_of, other_key, takes_missing
 from iwae_jax.typing import Array, Key, Observations
 
 CHUNK = 100
 """Samples of each datum that are computed together."""
-
-_CHOICE, _PIXELS = 9, 10  # uses of a datum's key other than its samples
 
 
 def impute(
@@ -139,9 +137,9 @@ def _multiply_impute(params, data, keys, n, k):
                 return z, model.log_joint(params, x, z) - log_q
 
             z, log_w = jax.vmap(weigh)(jnp.arange(k))
-            chosen = jax.random.categorical(other_key(own, _CHOICE), log_w)
+            chosen = jax.random.categorical(other_key(own, Use.IMPUTED), log_w)
             z = jax.tree.map(lambda leaf: leaf[chosen], z)
-            return jnp.where(jnp.isnan(x), model.sample_x(params, z, other_key(own, _PIXELS)), x)
+            return jnp.where(jnp.isnan(x), model.sample_x(params, z, other_key(own, Use.PIXELS)), x)
 
         return jax.lax.map(draw, jnp.arange(n))
 

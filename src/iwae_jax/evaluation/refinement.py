@@ -14,10 +14,8 @@ from iwae_jax.gradients import DEFAULT, DISCRETE, PATHWISE, Estimator, bound, ch
 from iwae_jax.importance import log_weights
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
-from iwae_jax.protocol import Params, flatten_batch, other_key
+from iwae_jax.protocol import Params, Use, flatten_batch, other_key
 from iwae_jax.typing import Array, Float, Key, Observations, PyTree
-
-_STEPS = 12  # the use of a datum's key for the steps; see `protocol.other_key`
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=["params", "own"], meta_fields=["places"])
@@ -129,7 +127,7 @@ def _refine(params, data, keys, places, k, steps, rate, objective, estimator, ba
 
     def one(datum):
         x, key = datum
-        step_key = other_key(key, _STEPS)
+        step_key = other_key(key, Use.REFINEMENT)
 
         def loss(own, number):
             key = jax.random.fold_in(step_key, number)

@@ -23,10 +23,8 @@ from iwae_jax.importance import (
 )
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
-from iwae_jax.protocol import Params, check_density, check_members, flatten_batch, other_key
+from iwae_jax.protocol import Params, Use, check_density, check_members, flatten_batch, other_key
 from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
-
-_STOP, _OFFSET, _TERM = 0, 1, 2  # uses of a datum's key other than its samples
 
 
 def bound(
@@ -256,7 +254,7 @@ def _estimate(k, objective, estimator, params, data, keys):
 def _weigh(k, objective, params, data, keys):
     """The objective as a function of log_w alone; log_w; the number of samples of each datum, if not k."""
     if objective.randomised:
-        uniform = _uniform(keys, _STOP)
+        uniform = _uniform(keys, Use.STOP)
         counts = objective.samples(uniform, k)
         log_w = counted_log_weights(params, data, keys, counts, k)
         return objective.at(uniform), log_w, counts
@@ -324,7 +322,7 @@ def _estimate_backward(k, objective, estimator, residuals, cotangents):
         return forward(routes, estimator, objective, params, data, keys, samples)[1](chosen)
 
     if isinstance(estimator, Resampled):
-        d_params = pull_back(data, keys, *resample(estimator.m, _uniform(keys, _OFFSET), found))
+        d_params = pull_back(data, keys, *resample(estimator.m, _uniform(keys, Use.OFFSET), found))
     elif objective.randomised:
 
         def add(sums, datum, sample, real):
@@ -347,7 +345,7 @@ def _estimate_backward(k, objective, estimator, residuals, cotangents):
         d_params, _ = jax.lax.scan(add_chunk, zeros, jnp.arange(0, k, size))
     else:
         d_params = kept(found)
-    term = estimator.per_datum(params, _other_keys(keys, _TERM), cotangents)
+    term = estimator.per_datum(params, _other_keys(keys, Use.TERM), cotangents)
     if term is not None:
         d_params = jax.tree.map(jnp.add, d_params, term)
     return d_params, None, None

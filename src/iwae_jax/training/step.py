@@ -29,6 +29,7 @@ from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
 from iwae_jax.protocol import (
     Params,
+    Use,
     check_members,
     check_x,
     datum_keys,
@@ -46,8 +47,6 @@ Beta = Callable[[Array], Array] | ArrayLike | float | None
 Penalty = Callable[[PyTree, PyTree, Array | None], Array]
 """A hashable function of a batch's latents, as many draws from the prior, and which of the data count (None for
 all), such as `MMD`."""
-
-_PRIOR = 11  # the use of a datum's key for a draw from the prior; see `protocol.other_key`
 
 
 @partial(
@@ -333,7 +332,7 @@ def _latents(
                 f"Expected latents of floats for penalty {penalty!r}, got {got!r}, through which no gradient "
                 "flows."
             )
-    prior_keys = jax.vmap(other_key, in_axes=(0, None))(own, _PRIOR)
+    prior_keys = jax.vmap(other_key, in_axes=(0, None))(own, Use.PRIOR)
     prior = jax.vmap(params.model.sample_prior, in_axes=(None, 0))(params, prior_keys)
     return z, prior
 

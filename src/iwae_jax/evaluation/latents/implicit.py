@@ -7,11 +7,8 @@ import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
 from iwae_jax.importance import draw_sample
-from iwae_jax.protocol import Params, flatten_batch, other_key
+from iwae_jax.protocol import Params, Use, flatten_batch, other_key
 from iwae_jax.typing import Array, Key, Observations, PyTree
-
-CHOICE = 4
-"""The number of the key that chooses among samples; no sample uses this number."""
 
 
 def resampled_posterior(
@@ -62,7 +59,7 @@ def _resampled_posterior(params, data, keys, k, n):
             return z, model.log_joint(params, x, z) - log_q
 
         z, log_w = jax.vmap(one)(jnp.arange(k))
-        chosen = jax.random.categorical(other_key(key, CHOICE), log_w)
+        chosen = jax.random.categorical(other_key(key, Use.CHOICE), log_w)
         return jax.tree.map(lambda leaf: leaf[chosen], z)
 
     def of_all_data(number):
