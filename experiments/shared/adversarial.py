@@ -54,11 +54,7 @@ class Game(NamedTuple):
         (channels,) = config.hidden_sizes
         return cls(
             iwae_jax.init(key, config, data_mean=data_mean),
-            network.in_role("decoder")(
-                hidden_sizes=channels[::-1],
-                heads=config.parts.likelihood.heads(config.data_shape),
-                activation=config.activation,
-            ),
+            config.decoder(),
             network(hidden_sizes=channels, heads=(("logit", ()),), activation="leaky_relu"),
         )
 

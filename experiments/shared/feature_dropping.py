@@ -201,13 +201,7 @@ def _places(pixels: slice, length: int, places: int) -> slice:
 
 def decoder(params: iwae_jax.Params) -> tuple[Any, Any]:
     """The network of the likelihood, and its variables."""
-    model = params.model
-    module = model.make_network.in_role("decoder")(
-        hidden_sizes=model.hidden_sizes[0][::-1],
-        heads=model.parts.likelihood.heads(model.data_shape),
-        activation=model.activation,
-    )
-    return module, params.generative["likelihood"]
+    return params.model.decoder(), params.generative["likelihood"]
 
 
 def maps(params: iwae_jax.Params, z: jax.Array) -> np.ndarray:

@@ -183,7 +183,7 @@ class ModelConfig:
             bias = tuple(likelihood.first_bias(mean).ravel().tolist())
         recognition_key, likelihood_key, prior_key = jax.random.split(key, 3)
         read = families.zeros_read(self.latent_families[0], self.latent_sizes[0])
-        decoder = dict(self._decoder(bias).init(likelihood_key, read))
+        decoder = dict(self.decoder(bias).init(likelihood_key, read))
         own = self._own_parameters
         generative = {
             "likelihood": decoder | ({_OWN: own} if own else {}),
@@ -319,8 +319,11 @@ class ModelConfig:
 
         return divergence
 
-    def _decoder(self, bias: Bias = 0.0) -> Any:
-        """The network of p(x | z[0]); ``bias`` is that of its first head."""
+    def decoder(self, bias: Bias = 0.0) -> Any:
+        """The network of p(x | z[0]), a Flax module.
+
+        Its variables are ``params.generative["likelihood"]``. ``bias`` is the initial one of its first head.
+        """
         return in_role(self.make_network, "decoder")(
             hidden_sizes=self.hidden_sizes[0][::-1],
             heads=self.parts.likelihood.heads(self.data_shape),
@@ -331,7 +334,7 @@ class ModelConfig:
     def _outputs(self, params: Any, z: Latents) -> Outputs:
         variables = dict(params.generative["likelihood"])
         own = variables.pop(_OWN, {})
-        return emit(self._decoder(), variables, self._features(z[0])) | own
+        return emit(self.decoder(), variables, self._features(z[0])) | own
 
     def _features(self, z: Array) -> Array:
         """What the likelihood's network reads of z[0]."""
