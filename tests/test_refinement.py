@@ -83,6 +83,19 @@ def test_a_refined_q_gives_tighter_bounds_of_the_same_log_p():
     assert np.all(np.abs(after.log_likelihood - exact) < 5 * after.standard_error + 1e-4)
 
 
+def test_refinement_lowers_paretos_k():
+    """With an untrained q few samples dominate, and L_1000 is 3.8 nats low; with a refined one 0.003."""
+    params, matrix, bias, scale = dense_linear("normal")
+    x = bias + jax.random.normal(KEYS[1], (12, 4))
+    refined = evaluation.refine(params, x, KEYS[2], k=30, steps=400, learning_rate=0.05)
+    own = iwae_jax.log_weights(params, x, KEYS[3], 1000)
+    better = evaluation.refined_log_weights(refined, x, KEYS[3], 1000)
+    before, after = (evaluation.summarise(evaluation.diagnose(w)) for w in (own, better))
+    assert before.pareto_k_high > 0.6 and after.pareto_k_high == 0.0
+    exact = -log_evidence(x, matrix, bias, scale).mean()
+    assert before.nll - exact > 2.0 and abs(after.nll - exact) < 0.05
+
+
 @pytest.mark.parametrize("draws", [0, 1, 10])
 def test_a_semi_implicit_q_leaves_the_likelihood_exact(draws):
     """Through `log_likelihood`: L_k rises with k to log p(x), and is there within 3 standard errors."""
