@@ -86,7 +86,7 @@ def test_a_refined_q_gives_tighter_bounds_of_the_same_log_p():
 def test_refinement_lowers_paretos_k():
     """With an untrained q few samples dominate, and L_1000 is 3.8 nats low; with a refined one 0.003."""
     params, matrix, bias, scale = dense_linear("normal")
-    x = bias + jax.random.normal(KEYS[1], (12, 4))
+    x = jnp.asarray(bias)[None] + jax.random.normal(KEYS[1], (12, 4))
     refined = evaluation.refine(params, x, KEYS[2], k=30, steps=400, learning_rate=0.05)
     own = iwae_jax.log_weights(params, x, KEYS[3], 1000)
     better = evaluation.refined_log_weights(refined, x, KEYS[3], 1000)
