@@ -263,3 +263,8 @@ def test_what_a_kill_while_saving_leaves_is_cleared(tmp_path):
     assert saved.restore({"a": jnp.ones(3)}) is None
     saved.save(1, {"a": jnp.ones(3)})
     assert not left.exists()
+
+
+def test_keep_is_a_positive_number(tmp_path):
+    with pytest.raises(ValueError, match="Expected keep to be a positive int, got 0"):
+        Checkpoints(tmp_path, keep=0)

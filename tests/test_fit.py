@@ -184,10 +184,13 @@ def test_bad_input_is_refused():
         ({"held_out": 0.0, "patience": 2}, "held_out to leave data"),
         ({"patience": 0}, "patience to be a positive int"),
         ({"k": 0}, "k to be a positive int"),
+        ({"maximum": 0}, "maximum to be a number"),
     ):
         keywords = {"images": X, **OPTIONS, **options}
         with pytest.raises(ValueError, match=f"Expected .*{message}"):
             fit(CONFIG, keywords.pop("images"), **keywords)
+    with pytest.raises(ValueError, match="Expected config to be a ModelConfig, got str"):
+        fit("model", X)  # type: ignore[arg-type]
     with pytest.raises(FloatingPointError, match="finite bounds"):
         fit(CONFIG, X, k=4, recipe=Recipe(passes=9, first_rate=1e4), progress=False)
 

@@ -157,3 +157,8 @@ def test_pixels_that_are_missing_say_nothing():
     assert (np.asarray(logits["bias"])[[0, 2]] != 0).all()
     assert isinstance(params.model.parts.likelihood, SeenLikelihood)
     assert params.model.parts.likelihood.levels == 2 and models.Bernoulli().data_range == (0, 1)
+
+
+def test_missing_is_true_or_false():
+    with pytest.raises(ValueError, match="Expected missing to be True or False, got 'no'"):
+        iwae_jax.ModelConfig((4,), (2,), ((3,),), missing="no")  # type: ignore[arg-type]

@@ -88,5 +88,8 @@ def test_bad_models_and_keys():
         iwae_jax.init(KEY, Tally(), data_mean=np.zeros(4))
     with pytest.raises(ValueError, match="Expected key"):
         iwae_jax.datum_keys(3, 2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="Expected count to be at least 0, got -1"):
-        iwae_jax.datum_keys(KEY, -1)
+    for count in (-1, 2.5):
+        with pytest.raises(
+            ValueError, match=f"Expected count to be an int of at least 0, got {count}"
+        ):
+            iwae_jax.datum_keys(KEY, count)  # type: ignore[arg-type]

@@ -168,8 +168,12 @@ def datum_keys(key: Key[Array, ""], count: int) -> Key[Array, " count"]:
       >>> iwae_jax.datum_keys(jax.random.key(0), 3).shape
       (3,)
     """
-    if operator.index(count) < 0:
-        raise ValueError(f"Expected count to be at least 0, got {count}.")
+    try:
+        count = operator.index(count)
+    except TypeError:
+        raise ValueError(f"Expected count to be an int of at least 0, got {count!r}.") from None
+    if count < 0:
+        raise ValueError(f"Expected count to be an int of at least 0, got {count}.")
     check_memory(f"{count} keys", 8.0 * count, "Make keys for a part of the data at a time.")
     return _datum_keys(check_key(key), count)
 

@@ -136,6 +136,8 @@ class ModelConfig:
                     f"Expected latents to be one name, or one for each of {len(self.latent_sizes)} layers, "
                     f"got {kinds!r}."
                 )
+        if not isinstance(self.missing, bool):
+            raise ValueError(f"Expected missing to be True or False, got {self.missing!r}.")
         each = (kinds,) * len(self.latent_sizes) if isinstance(kinds, str) else kinds
         set_field(
             "latent_families", tuple(by_name("latents", kind, families.LATENTS) for kind in each)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import jax
 
+from iwae_jax.checks import check_positive_int
 from iwae_jax.devices import meet
 
 State = TypeVar("State")
@@ -52,7 +53,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp  # here, because the import takes as long as that of jax
 
         self.folder = Path(folder).resolve()
-        self._keep = keep
+        self._keep = check_positive_int("keep", keep)
         self._ocp = ocp
         self._reader = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._writer: Any = (

@@ -103,6 +103,8 @@ def fit(
       >>> len(found.history), found.held_out.shape
       (2, (6, 3))
     """
+    if not isinstance(config, ModelConfig):
+        raise ValueError(f"Expected config to be a ModelConfig, got {type(config).__name__}.")
     data = np.asarray(as_numbers("images", images))
     if data.ndim != 1 + len(config.data_shape) or len(data) < 2:
         raise ValueError(
