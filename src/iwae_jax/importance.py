@@ -172,6 +172,23 @@ def draw_sample(
     return model.sample_posterior_stratum(params, x, own, (sample + start) % strata)
 
 
+def weighed_sample(
+    params: Params, x: Float[Array, "*data"], key: Key[Array, ""], sample: Int[Array, ""]
+) -> tuple[PyTree, Float[Array, ""]]:
+    """z and the log-weight of the sample of a number; see `draw_sample`."""
+    z, log_q = draw_sample(params, x, key, sample)
+    return z, params.model.log_joint(params, x, z) - log_q
+
+
+def choose_sample(
+    params: Params, x: Float[Array, "*data"], key: Key[Array, ""], k: int, use: int
+) -> PyTree:
+    """z of one of samples 0 .. k-1, chosen in proportion to the weights with the key of a `Use`."""
+    z, log_w = jax.vmap(weighed_sample, (None, None, None, 0))(params, x, key, jnp.arange(k))
+    chosen = jax.random.categorical(other_key(key, use), log_w)
+    return jax.tree.map(lambda leaf: leaf[chosen], z)
+
+
 def streamed_log_weights(
     params: Params, data: Float[Array, "n *data"], keys: Key[Array, " n"], k: int, **options: Any
 ) -> Float[Array, "k n"]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
-from iwae_jax.importance import draw_sample
+from iwae_jax.importance import choose_sample, weighed_sample
 from iwae_jax.protocol import Params, Use, flatten_batch, model_of, other_key, takes_missing
 from iwae_jax.typing import Array, Key, Observations
 
@@ -131,14 +131,7 @@ def _multiply_impute(params, data, keys, n, k):
 
         def draw(number):
             own = jax.random.fold_in(key, number)
-
-            def weigh(sample):
-                z, log_q = draw_sample(params, x, own, sample)
-                return z, model.log_joint(params, x, z) - log_q
-
-            z, log_w = jax.vmap(weigh)(jnp.arange(k))
-            chosen = jax.random.categorical(other_key(own, Use.IMPUTED), log_w)
-            z = jax.tree.map(lambda leaf: leaf[chosen], z)
+            z = choose_sample(params, x, own, k, Use.IMPUTED)
             return jnp.where(jnp.isnan(x), model.sample_x(params, z, other_key(own, Use.PIXELS)), x)
 
         return jax.lax.map(draw, jnp.arange(n))
@@ -148,8 +141,8 @@ def _multiply_impute(params, data, keys, n, k):
 
 def _weigh(params: Any, x: Array, key: Array, sample: Array) -> tuple[Array, Array]:
     """The log-weight of a sample, and E[x | z]."""
-    z, log_q = draw_sample(params, x, key, sample)
-    return params.model.log_joint(params, x, z) - log_q, params.model.mean_x(params, z)
+    z, log_w = weighed_sample(params, x, key, sample)
+    return log_w, params.model.mean_x(params, z)
 
 
 def _checked(params: Params) -> Params:

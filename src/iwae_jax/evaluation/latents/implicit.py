@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
-from iwae_jax.importance import draw_sample
-from iwae_jax.protocol import Params, Use, flatten_batch, other_key
+from iwae_jax.importance import choose_sample
+from iwae_jax.protocol import Params, Use, flatten_batch
 from iwae_jax.typing import Array, Key, Observations, PyTree
 
 
@@ -51,16 +51,8 @@ def resampled_posterior(
 
 @partial(jax.jit, static_argnames=("k", "n"))
 def _resampled_posterior(params, data, keys, k, n):
-    model = params.model
-
     def draw(x, key):
-        def one(sample):
-            z, log_q = draw_sample(params, x, key, sample)
-            return z, model.log_joint(params, x, z) - log_q
-
-        z, log_w = jax.vmap(one)(jnp.arange(k))
-        chosen = jax.random.categorical(other_key(key, Use.CHOICE), log_w)
-        return jax.tree.map(lambda leaf: leaf[chosen], z)
+        return choose_sample(params, x, key, k, Use.CHOICE)
 
     def of_all_data(number):
         return jax.vmap(draw)(data, jax.vmap(jax.random.fold_in, (0, None))(keys, number))
