@@ -550,7 +550,7 @@ def test_what_a_model_or_k_does_not_allow_says_so():
     for gradient in ("reparam", "stl", "dreg", resampled(1), resampled(1, "dreg")):
         value = iwae_jax.bound(discrete, x, KEY, 2, gradient=gradient)  # the value is defined
         assert np.isfinite(value)
-        with pytest.raises(ValueError, match=r"Expected latents of floats for gradient .* int32"):
+        with pytest.raises(ValueError, match=r"Expected latents of floats for gradient .* 'int32'"):
             jax.grad(
                 lambda p, g=gradient: iwae_jax.bound(p, x, KEY, 2, gradient=g), allow_int=True
             )(discrete)
