@@ -93,10 +93,32 @@ class FullNormal(_Noise):
 
     def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
         """log N(z), nats."""
-        noise = jax.scipy.linalg.solve_triangular(
-            _triangle(outputs), z - outputs["mean"], lower=True
-        )
+        noise = _solve(_triangle(outputs), z - outputs["mean"])
         return standard_normal_log_prob(noise) - jnp.sum(outputs["log_scale"])
+
+
+# Not LAPACK's: on CPUs jaxlib 0.10.2 calls it in a thread of XLA's pool, which then waits for work that it gives
+# to the same pool. With two cores it can wait for ever.
+
+
+def _solve(lower: Array, right: Array) -> Array:
+    """x with lower @ x = right, for a lower triangular matrix, row by row."""
+
+    def row(x: Array, i: Array) -> tuple[Array, None]:
+        return x.at[i].set((right[i] - matmul(lower[i], x)) / lower[i, i]), None
+
+    return jax.lax.scan(row, jnp.zeros_like(right), jnp.arange(len(right)))[0]
+
+
+def _cholesky(matrix: Array) -> Array:
+    """The lower triangular C with C C^T = matrix, column by column."""
+    rows = jnp.arange(len(matrix))
+
+    def column(lower: Array, j: Array) -> tuple[Array, None]:
+        rest = matrix[:, j] - matmul(lower, lower[j])
+        return lower.at[:, j].set(jnp.where(rows >= j, rest / jnp.sqrt(rest[j]), 0.0)), None
+
+    return jax.lax.scan(column, jnp.zeros_like(matrix), rows)[0]
 
 
 def _triangle(outputs: Outputs) -> Array:
@@ -148,8 +170,8 @@ class LowRankNormal(_Noise):
         """log N(z), nats, by the matrix inversion and determinant lemmas."""
         inverse = jnp.exp(-outputs["log_scale"])
         distance, columns = (z - outputs["mean"]) * inverse, outputs["columns"] * inverse[:, None]
-        capacity = jnp.linalg.cholesky(jnp.eye(self.rank) + matmul(columns.T, columns))
-        along = jax.scipy.linalg.solve_triangular(capacity, matmul(columns.T, distance), lower=True)
+        capacity = _cholesky(jnp.eye(self.rank) + matmul(columns.T, columns))
+        along = _solve(capacity, matmul(columns.T, distance))
         log_determinant = jnp.sum(outputs["log_scale"]) + jnp.sum(jnp.log(jnp.diag(capacity)))
         return (
             standard_normal_log_prob(distance) + 0.5 * jnp.sum(jnp.square(along)) - log_determinant
