@@ -97,8 +97,8 @@ class FullNormal(_Noise):
         return standard_normal_log_prob(noise) - jnp.sum(outputs["log_scale"])
 
 
-# Not LAPACK's: on CPUs jaxlib 0.10.2 calls it in a thread of XLA's pool, which then waits for work that it gives
-# to the same pool. With two cores it can wait for ever.
+# Not LAPACK's: on CPUs jaxlib 0.10.2 calls it in a thread of XLA's pool, which then waits for work that it
+# gives to the same pool. With two cores it can wait for ever.
 
 
 def _solve(lower: Array, right: Array) -> Array:
