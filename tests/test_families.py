@@ -224,6 +224,46 @@ def test_the_weights_of_every_posterior_have_the_mean_of_p(name):
     assert error < 0.02
 
 
+@pytest.mark.parametrize("name", ["full_normal", "low_rank:rank=2"])
+def test_no_batch_is_solved_by_lapack(name):
+    """On a CPU with two cores jaxlib 0.10.2 can wait for ever for a batch. Gradients solve too."""
+    family = by_name("posterior", name, families.REAL)
+    outputs = outputs_of(family)
+
+    def total(outputs, z):
+        return jnp.sum(jax.vmap(lambda z: family.log_prob((), outputs, z))(z))
+
+    batch = jax.vmap(jax.grad(total, argnums=(0, 1)), in_axes=(None, 0))
+    text = jax.jit(batch).lower(outputs, jnp.ones((5, 4, SIZE))).as_text()
+    assert "while" in text and "lapack" not in text
+
+
+@pytest.mark.parametrize("name", ["full_normal", "low_rank:rank=2"])
+def test_a_correlated_density_has_the_derivatives_of_jaxs(name):
+    """The first and the second, of one datum, in the outputs and in z."""
+    family = by_name("posterior", name, families.REAL)
+    outputs = jax.tree.map(lambda a: 0.4 * a, outputs_of(family))
+    z = jnp.linspace(-1.0, 2.0, SIZE)
+
+    def reference(outputs, z):
+        scales = jnp.diag(jnp.exp(outputs["log_scale"]))
+        if "columns" in outputs:
+            covariance = scales**2 + outputs["columns"] @ outputs["columns"].T
+        else:
+            factor = scales.at[jnp.tril_indices(SIZE, -1)].set(outputs["lower"])
+            covariance = factor @ factor.T
+        return jax.scipy.stats.multivariate_normal.logpdf(z, outputs["mean"], covariance)
+
+    def derivatives(function):
+        slope = jax.grad(function, (0, 1))
+        along = jax.tree.map(jnp.cos, (outputs, z))
+        return jax.tree.leaves(jax.jvp(slope, (outputs, z), along))
+
+    found = derivatives(lambda outputs, z: family.log_prob((), outputs, z))
+    for a, b in zip(found, derivatives(reference), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-3 * float(jnp.abs(b).max()))
+
+
 def test_a_draw_of_a_mixture_is_from_the_mixture():
     """Components by their probabilities, unlike the strata of importance samples; log q is that of z."""
     family = families.Mixture(components=3)
@@ -244,6 +284,26 @@ def test_a_draw_of_a_mixture_is_from_the_mixture():
         )
     )
     np.testing.assert_allclose(log_q, np.log(density), atol=2e-5)
+
+
+def test_the_weights_of_strata_have_the_mean_of_p():
+    """Each component as often, though one has a share of 0.7: E[p / q] stays the mass of p."""
+    family = families.Mixture(components=3)
+    outputs = {
+        "logits": jnp.log(jnp.array([0.7, 0.25, 0.05])),
+        "mean": jnp.array([[0.2], [1.0], [-1.5]]),
+        "log_scale": jnp.array([[0.3], [0.5], [0.4]]),
+    }
+    keys = jax.random.split(KEY, 30_000)
+    draw = partial(family.from_stratum, (), outputs)
+    z, log_q = jax.jit(jax.vmap(draw))(keys, jnp.arange(len(keys)) % 3)
+    log_w = math.log(3.0) + stats.norm(0.4, 0.6).logpdf(np.asarray(z)[:, 0]) - np.asarray(log_q)
+    means, errors = zip(
+        *((w.mean(), w.std() / math.sqrt(len(w))) for w in np.exp(log_w).reshape(-1, 3).T),
+        strict=True,
+    )
+    error = math.sqrt(sum(e**2 for e in errors)) / 3
+    assert abs(np.mean(means) - 3.0) < 4 * error and error < 0.03
 
 
 def test_strata_are_drawn_in_turn():

@@ -134,6 +134,15 @@ def test_a_fit_that_is_stopped_goes_on_bit_for_bit(tmp_path, monkeypatch, patien
     np.testing.assert_array_equal(flat(done.params), flat(whole.params))
 
 
+def test_the_maximum_may_be_an_int(tmp_path):
+    """255 and the default of 255.0 are one training."""
+    images = RNG.integers(0, 256, (40, 4)).astype(np.uint8)
+    config = iwae_jax.ModelConfig((4,), (2,), ((6,),))
+    options: dict[str, Any] = OPTIONS | {"recipe": replace(RECIPE, passes=1), "folder": tmp_path}
+    first = fit(config, images, **options)
+    assert fit(config, images, maximum=255, **options).history == first.history
+
+
 def test_a_folder_of_another_training_is_refused(tmp_path):
     fit(CONFIG, X, **OPTIONS, folder=tmp_path)
     for change in ({"k": 5}, {"seed": 1}, {"recipe": Recipe(passes=7)}):

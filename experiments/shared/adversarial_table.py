@@ -1,4 +1,4 @@
-"""What the study of a DCGAN and an IWAE prints."""
+"""Printed results of the study of a DCGAN and an IWAE."""
 
 from typing import Any
 

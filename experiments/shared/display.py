@@ -129,11 +129,7 @@ def print_table(title: str, header: tuple[str, ...], rows: list[tuple[str, ...]]
     table = Table(title=title, title_justify="left", title_style="bold")
     for i, name in enumerate(header):
         table.add_column(
-            name,
-            justify="left" if i == 0 else "right",
-            no_wrap=i > 0,
-            overflow="fold",
-            min_width=min(cells[0], 8) if i == 0 else None,
+            name, justify="left" if i == 0 else "right", no_wrap=i > 0, overflow="fold"
         )
     for row in rows:
         table.add_row(*row)

@@ -17,7 +17,7 @@ from experiments.shared import drawing
 DRAWS = 1000  # that the maps are chosen by
 FRESH = 500  # that they are dropped from
 ORDERS = 20  # random ones, beside the order of the weights
-NEAREST = 20  # random choices that leave the most similar amount of ink
+NEAREST = 20  # random choices with the most similar mean intensity
 INK = 0.5  # of the brightest pixel: a fainter image keeps its loops
 ENCLOSED = 1 / 256  # of the image: fewer enclosed pixels are a flaw of a stroke
 
@@ -26,11 +26,11 @@ Box = tuple[slice, slice]
 
 
 class Dropping(NamedTuple):
-    """What is left as maps are dropped, from none to all of them.
+    """Loops and intensity against the number of dropped maps.
 
     Attributes:
       order: the maps by falling weight.
-      chosen: the number of maps that the paper's rule drops: those of positive weight.
+      chosen: the number of maps with a positive weight, which the paper's rule drops.
       loops: share of the images that have a loop, [maps + 1].
       ink: their mean intensity, [maps + 1].
       random_loops: as `loops`, in random orders, [orders, maps + 1].

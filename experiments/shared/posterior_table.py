@@ -99,7 +99,7 @@ def _write(cells: Cells, rows: list[dict[str, Any]], out: Path) -> None:
     for row in rows:
         if row.get("shrinks"):
             console.print(
-                f"{row['posterior']}: the gain in the bound at k = {row['k']} is below that at the least k by "
+                f"{row['posterior']}: gain in the bound at its smallest k, minus the gain at k = {row['k']}: "
                 + " ± ".join(filter(None, _gain(row, "shrinks")))
             )
     console.print(

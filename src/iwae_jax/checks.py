@@ -142,20 +142,19 @@ def check_key(key: Any, batch_shape: tuple[int, ...] = ()) -> Array:
 
 
 def check_levels(name: str, values: np.ndarray, levels: int | None, maximum: float = 1.0) -> None:
-    """Raise a `ValueError` if values / maximum are not levels of data of so many, i / (levels - 1).
+    """Raise a `ValueError` if a value / maximum is not i / (levels - 1) for a whole number i.
 
-    Without this, they would be rounded to levels without a word. NaN is passed over; data of two levels, or of
-    None, are not looked at.
+    A likelihood would round such a value to the nearest level. NaN counts as a level. Data with two levels, or
+    with None (continuous), are not checked.
     """
     if levels is None or levels <= 2 or (values.dtype == np.uint8 and (levels - 1) % maximum == 0):
         return
     scale = (levels - 1) / maximum
     for block in np.array_split(values, max(1, values.size // 10**7)):
         places = block.astype(np.float32) * np.float32(scale)
+        # float16 represents 8-bit levels with errors below 0.1.
         with np.errstate(invalid="ignore"):
-            off = (
-                np.abs(places - np.rint(places)) > 0.1
-            )  # float16 holds the levels of 8 bits as well as this
+            off = np.abs(places - np.rint(places)) > 0.1
         if off.any():
             raise ValueError(
                 f"Expected {name} to be levels, i / {levels - 1} with i from 0 to {levels - 1}, got "
@@ -175,8 +174,8 @@ def check_observation(
     With ``missing``, NaN is a missing value. There, a value out of range becomes infinite where values are
     not known, so that it is not taken for a missing one.
 
-    Values that are known at the call are checked: one outside ``data_range``, not finite, or not one of the
-    ``levels`` of data of so many, raises.
+    Values that are known at the call are checked. A value outside ``data_range``, not finite, or between two of
+    the ``levels`` raises an error.
     Values inside ``jit`` or on other machines are not known. There, a value outside the range becomes NaN,
     so that it never yields a plausible number, and a range that ends below 255 refuses uint8, which usually
     means raw intensities.

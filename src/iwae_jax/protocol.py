@@ -161,7 +161,7 @@ def datum_keys(key: Key[Array, ""], count: int) -> Key[Array, " count"]:
       Keys, [count].
 
     Raises:
-      ValueError: if the key is none, or the count is negative.
+      ValueError: if ``key`` is not a typed JAX key, or ``count`` is not an int of at least 0.
 
     Example:
       >>> import jax, iwae_jax
@@ -268,22 +268,22 @@ def _shapes(tree: PyTree) -> dict[str, tuple[int, ...]]:
 
 
 class Use:
-    """What a datum's key is for, other than its samples: the numbers of `other_key`. New ones go to the end."""
+    """Numbers for `other_key`: each use of a datum's key other than its samples. Add new ones at the end."""
 
     (
-        STOP,  # where SUMO stops
-        OFFSET,  # of systematic resampling
-        TERM,  # of the sleep phase
-        SHIFT,  # of quasi-random noise
-        CHOICE,  # among the samples of the implicit posterior
-        TRANSITIONS,  # of the chains of annealing
-        PILOT,  # chains, which choose its step sizes
-        SCALES,  # of its momenta
-        STRATUM,  # of the first sample
-        IMPUTED,  # choice among the samples of an imputation
-        PIXELS,  # of an imputation
-        PRIOR,  # draw that a penalty compares with
-        REFINEMENT,  # of q
+        STOP,  # the number of samples of SUMO
+        OFFSET,  # systematic resampling
+        TERM,  # the sleep phase
+        SHIFT,  # quasi-random noise
+        CHOICE,  # a draw from the implicit posterior
+        TRANSITIONS,  # annealing: HMC
+        PILOT,  # annealing: the chains that choose step sizes
+        SCALES,  # annealing: the scales of HMC
+        STRATUM,  # the stratum of the first sample
+        IMPUTED,  # imputation: the choice of a sample
+        PIXELS,  # imputation: the missing values
+        PRIOR,  # penalty: the draws from the prior
+        REFINEMENT,  # the steps that refine q
     ) = range(13)
 
 

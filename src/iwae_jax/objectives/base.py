@@ -117,9 +117,11 @@ class Function(Objective):
         return self.function(log_w, *uniform)
 
     def __repr__(self) -> str:
-        # Not that of Python, which has an address in it: the same in any process.
-        name = getattr(self.function, "__qualname__", None)
-        return f"{self.function.__module__}.{name}" if name else repr(self.function)
+        # The name of a module's function is the same in any process. One made in another function may differ
+        # between two calls, so it keeps its address.
+        name = getattr(self.function, "__qualname__", "<none>")
+        local = "<" in name
+        return repr(self.function) if local else f"{self.function.__module__}.{name}"
 
 
 MEMBERS = ("kind", "smooth", "randomised", "analytic_kl", "for_phi", "hessian_diagonal")

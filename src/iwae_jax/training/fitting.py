@@ -128,7 +128,7 @@ def fit(
     binary = config.data_range == (0, 1) and config.levels == 2
     eight_bit = data.dtype == np.uint8 and config.data_range == (0, 1) and data.max() > 1
     top = maximum if maximum is not None else 255.0 if eight_bit else 1.0
-    top = check_number("maximum", top, 0.0, math.inf, open_low=True, open_high=True)
+    top = float(check_number("maximum", top, 0.0, math.inf, open_low=True, open_high=True))
     k, function = check_positive_int("k", k), named_objective(objective)
     if recipe is None:
         recipe = preset("quick", images=len(own), layers=len(config.latent_sizes))

@@ -63,21 +63,26 @@ class Mixture(Plain):
         """Draw z from q: a component c with probability a_c, and z from it."""
         key, component_key = jax.random.split(key)
         component = jax.random.categorical(component_key, outputs["logits"])
-        z, log_q = self.from_stratum(own, outputs, key, component)
-        log_a = jax.nn.log_softmax(outputs["logits"])
-        return z, log_q + (math.log(self.components) + log_a[component])
+        z, log_q, _ = self._from_component(outputs, key, component)
+        return z, log_q
 
     def from_stratum(
         self, own: PyTree, outputs: Outputs, key: Key[Array, ""], stratum: Array
     ) -> tuple[Array, Float[Array, ""]]:
         """Draw z from a component; return z and log q(z) - log(C a_c) in nats."""
+        z, log_q, log_a = self._from_component(outputs, key, stratum)
+        return z, log_q - (math.log(self.components) + log_a)
+
+    def _from_component(
+        self, outputs: Outputs, key: Key[Array, ""], component: Array
+    ) -> tuple[Array, Float[Array, ""], Float[Array, ""]]:
+        """z from a component, log q(z) and log a_c, nats."""
         mean, log_scale = outputs["mean"], outputs["log_scale"]
         log_a = jax.nn.log_softmax(outputs["logits"])
         noise = jax.random.normal(key, mean.shape[1:])
-        z = mean[stratum] + jnp.exp(log_scale[stratum]) * noise
+        z = mean[component] + jnp.exp(log_scale[component]) * noise
         log_each = jax.vmap(normal_log_prob, in_axes=(None, 0, 0))(z, mean, log_scale)
         # The component's own density is that of the noise, which is exact at any scale.
-        exact = standard_normal_log_prob(noise) - jnp.sum(log_scale[stratum])
-        log_each = log_each.at[stratum].set(exact)
-        log_q = jax.nn.logsumexp(log_a + log_each)
-        return z, log_q - (math.log(self.components) + log_a[stratum])
+        exact = standard_normal_log_prob(noise) - jnp.sum(log_scale[component])
+        log_each = log_each.at[component].set(exact)
+        return z, jax.nn.logsumexp(log_a + log_each), log_a[component]

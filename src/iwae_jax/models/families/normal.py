@@ -97,17 +97,27 @@ class FullNormal(_Noise):
         return standard_normal_log_prob(noise) - jnp.sum(outputs["log_scale"])
 
 
-# Not LAPACK's: on CPUs jaxlib 0.10.2 calls it in a thread of XLA's pool, which then waits for work that it
-# gives to the same pool. With two cores it can wait for ever.
+# LAPACK is not used here: on CPUs jaxlib 0.10.2 solves a batch in a thread of XLA's pool, and waits there for
+# work that it gives to the same pool. With two cores, two such calls can wait for ever.
 
 
 def _solve(lower: Array, right: Array) -> Array:
     """x with lower @ x = right, for a lower triangular matrix, row by row."""
+    rows = jnp.arange(len(right))
 
-    def row(x: Array, i: Array) -> tuple[Array, None]:
-        return x.at[i].set((right[i] - matmul(lower[i], x)) / lower[i, i]), None
+    def by_rows(matrix: Array, right: Array, rows: Array) -> Array:
+        def row(x: Array, i: Array) -> tuple[Array, None]:
+            return x.at[i].set((right[i] - matmul(matrix[i], x)) / matrix[i, i]), None
 
-    return jax.lax.scan(row, jnp.zeros_like(right), jnp.arange(len(right)))[0]
+        return jax.lax.scan(row, jnp.zeros_like(right), rows)[0]
+
+    # The gradient is another solution, and needs none of the steps of this one.
+    return jax.lax.custom_linear_solve(
+        lambda x: matmul(lower, x),
+        right,
+        solve=lambda _, right: by_rows(lower, right, rows),
+        transpose_solve=lambda _, right: by_rows(lower.T, right, rows[::-1]),
+    )
 
 
 def _cholesky(matrix: Array) -> Array:
