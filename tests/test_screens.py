@@ -129,6 +129,28 @@ def test_weights_mark_the_bound_of_one_sample(figure, tmp_path):
     assert marks(figure[0].axes[1]) == ([("v", 1)], "triangles: 1 point lower, to -50.0")
 
 
+def test_titles_of_a_run_with_a_long_name_lie_in_the_picture(figure, tmp_path):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    title = "iwae-L1-posterior_autoregressive_layers_4-gradient_stl-k50-seed0-passes60: a picture"
+    file, x = tmp_path / "x.png", np.random.default_rng(0).random((4, 16))
+    metrics = [{"pass": 1, "train_bound": -2.0, "validation_bound": -3.0}]
+    plots.learning_curves(file, metrics, [], title, "caption")
+    plots.image_grid(file, x, (4, 4), 2, title, "caption")
+    plots.weights(file, x, {"L_k (lower bound)": [(1, -2.0), (2, -1.0)]}, title, "caption")
+    plots.table_samples(file, x, x, title, "caption")
+    plots.table_reconstructions(file, x, x, title, "caption")
+    assert len(figure) == 5
+    for drawn in figure:
+        FigureCanvasAgg(drawn).draw()
+        texts = [text for text in drawn.findobj(Text) if "autoregressive" in text.get_text()]
+        assert texts
+        for text in texts:
+            box = text.get_window_extent()
+            assert box.x0 >= 0 and box.x1 <= drawn.bbox.width, text.get_text()
+
+
 @pytest.mark.parametrize("passes", [1, 5])
 def test_compare_draws_every_entry(figure, tmp_path, passes):
     """With one pass next to each other; a pass outside the limits is marked."""

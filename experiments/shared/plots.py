@@ -201,7 +201,7 @@ def weights(
     )  # fmt: skip
     left.axvline(0, color="0.5", linewidth=0.8)
     left.set(
-        title=f"{title}: normalised, times {k:,}",
+        title=f"normalised weights, times {k:,}",
         xlabel="log10(weight / mean weight)",
         ylabel="samples",
         yscale="log",
@@ -223,6 +223,7 @@ def weights(
     )  # fmt: skip
     right.grid(alpha=0.2)
     right.legend(loc="lower right", frameon=False, fontsize=8)
+    figure.suptitle(textwrap.fill(title, 100), fontsize=11)
     drawing.save(figure, file, caption)
 
 
