@@ -27,7 +27,9 @@ from experiments.shared.config import Config, parse
 from experiments.shared.display import console
 from experiments.shared.entries import expand, parse_entry
 from experiments.shared.errors import DivergedError, UsageError
-from experiments.shared.flags import DataFlags
+from experiments.shared.flags import DataFlags, optional
+from experiments.shared.processes import sizes_of
+from iwae_jax.devices import AXES
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,18 @@ class Compare:
     data: DataFlags = field(default_factory=DataFlags)
     out_dir: str = "runs/compare"
     """Folder for table.csv, curves.csv, compare.png and the checkpoints."""
+    mesh: Annotated[str | None, optional("SIZES")] = None
+    """Devices: replica=3 trains the seeds on 3; data=2,replica=3 cuts the batch of each in 2 too."""
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
         check_least(self, k=1, layers=1, seeds=3, passes=1, batch_size=1, eval_k=1, eval_images=2)
         check_given(self, "entries")
+        replicas = sizes_of(self.mesh, AXES).get("replica", 1)
+        if self.seeds % replicas:
+            raise UsageError(
+                f"Expected --mesh with a replica that divides --seeds={self.seeds}, got {self.mesh!r}."
+            )
         if len(set(self.entries)) < len(self.entries):
             raise UsageError(f"Expected --entries to differ, got {' '.join(self.entries)}.")
 
@@ -82,7 +91,9 @@ class Compare:
     def about(self) -> dict:
         """The content of compare.json: the flags that change the result."""
         values = asdict(self) | {"entries": expand(self.entries), "dataset": self.data.dataset}
-        return {name: value for name, value in values.items() if name not in ("data", "out_dir")}
+        return {
+            name: value for name, value in values.items() if name not in ("data", "out_dir", "mesh")
+        }
 
 
 def main() -> int:
@@ -93,7 +104,7 @@ def main() -> int:
     base.check()
     entries = {text: parse_entry(text, arguments.k) for text in expand(arguments.entries)}
     try:
-        compare(base, entries, arguments.seeds, arguments.about())
+        compare(base, entries, arguments.seeds, arguments.about(), arguments.mesh)
     except DivergedError as error:
         console.print(str(error), style="bold red")
         return 1

@@ -1,6 +1,7 @@
 """Train and evaluate the entries of a comparison, several seeds each, in a resumable folder."""
 
 import json
+import math
 import time
 from functools import partial
 from pathlib import Path
@@ -18,10 +19,11 @@ from experiments.shared.display import Display, console, counted
 from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.files import write_json
 from experiments.shared.folders import former_name
+from experiments.shared.processes import ambient, sizes_of
 from experiments.shared.results import Keys, weight_blocks
 from experiments.shared.saved import check_values, read_json
 from experiments.shared.stopping import held
-from iwae_jax import checkpoints, evaluation
+from iwae_jax import checkpoints, devices, evaluation
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
 
@@ -29,7 +31,11 @@ Pair = tuple[Any, Any]  # an objective and a gradient
 
 
 def compare(
-    config: Config, entries: dict[str, Pair], seeds: int, about: dict[str, Any]
+    config: Config,
+    entries: dict[str, Pair],
+    seeds: int,
+    about: dict[str, Any],
+    mesh: str | None = None,
 ) -> list[dict[str, Any]]:
     """Train, evaluate, and write the table, the curves and the picture.
 
@@ -38,6 +44,7 @@ def compare(
       entries: the objective and the gradient of each entry.
       seeds: the number of seeds.
       about: the content of compare.json. A folder with other content is refused.
+      mesh: the value of --mesh. Its ``"replica"`` cuts the seeds; the evaluation has all of its devices.
 
     Returns:
       A row of the table for each entry.
@@ -49,14 +56,19 @@ def compare(
         f"{data.name} from {data.source} ({data.origin}): {len(entries)} entries, {counted(seeds, 'seed')}, "
         f"{counted(passes, 'pass')} of {len(data.train):,} images, in {folder}"
     )
-    _open(folder, json.loads(json.dumps(about)) | {"fingerprint": data.fingerprint})
     shared = Keys.of(Config())  # every entry and seed has the same test pixels and samples
-    runs = {
-        text: Entry(config, pair, seeds, data, folder / text.replace("/", "-").replace(":", "-"))
-        for text, pair in entries.items()
-    }
-    _train(config, runs, data, shared, seeds)
-    results = _evaluate(config, runs, data, shared, seeds)
+    with ambient(mesh, devices.AXES):
+        _open(folder, json.loads(json.dumps(about)) | {"fingerprint": data.fingerprint})
+        runs = {
+            text: Entry(
+                config, pair, seeds, data, folder / text.replace("/", "-").replace(":", "-")
+            )
+            for text, pair in entries.items()
+        }
+        _train(config, runs, data, shared, seeds)
+    whole = math.prod(sizes_of(mesh, devices.AXES).values())
+    with ambient(mesh and f"data={whole}"):
+        results = _evaluate(config, runs, data, shared, seeds)
     rows = comparison_rows(entries, results)
     write_comparison(folder, config, data, seeds, results, rows)
     return rows
@@ -122,7 +134,8 @@ class Entry:
                 gradient=gradient,
             )
 
-        self.state = jax.jit(jax.vmap(start))(self.keys.init)
+        self.keys = devices.by_replica(self.keys)
+        self.state = devices.by_replica(jax.jit(jax.vmap(start))(self.keys.init))
         self.one_pass = jax.jit(jax.vmap(one_pass, in_axes=(0, 0, None)), donate_argnums=0)
         step = partial(iwae_jax.train_step, k=k, objective=objective, gradient=gradient)
         x = jnp.zeros((recipe.batch_size, data.train.shape[1]))
@@ -159,7 +172,7 @@ def _train(config: Config, runs: dict[str, Entry], data: Dataset, shared: Keys, 
     """Take the passes of all entries in turn."""
     pixels = data.validation if len(data.validation) else data.test[:400]
     held_out = iwae_jax.data.binarize(pixels, shared.held_out_pixels, data.maximum)
-    images = jnp.asarray(data.train)
+    images = devices.everywhere(jnp.asarray(data.train))
     recipe = config.recipe(len(data.train))
     steps = -(-len(data.train) // recipe.batch_size) * seeds
 
@@ -214,6 +227,7 @@ def _evaluate(
             likelihoods, active = [], []
             for seed in range(seeds):
                 params = jax.tree.map(lambda a, seed=seed: a[seed], run.state.params)
+                params = devices.everywhere(params)
                 found = [
                     evaluation.diagnose(log_w)
                     for _, log_w in weight_blocks(params, x, keys, k, display)

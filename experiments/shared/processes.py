@@ -5,7 +5,7 @@ All processes compute. The first one alone reads the data, prints, and writes al
 
 import contextlib
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import jax
@@ -67,25 +67,32 @@ def check_distributed(distributed: str | None) -> None:
         )
 
 
-def sizes_of(mesh: str | None) -> dict[str, int]:
+CUT = ("data", "sample")
+"""The axes over which one run can be cut."""
+
+
+def sizes_of(mesh: str | None, axes: Collection[str] = CUT) -> dict[str, int]:
     """The sizes in a value of --mesh, such as data=4,sample=2; a `UsageError` for another text."""
     sizes = {}
     for word in (mesh or "").split(",") if mesh is not None else ():
         name, _, size = word.partition("=")
-        if name not in ("data", "sample") or name in sizes or not size.isdecimal() or not int(size):
+        if name not in axes or name in sizes or not size.isdecimal() or not int(size):
             raise UsageError(
-                f"Expected --mesh to be like data=4,sample=2, with numbers of devices, got {mesh!r}."
+                f"Expected --mesh to be like data=4,sample=2, with numbers of devices for {', '.join(axes)}, "
+                f"got {mesh!r}."
             )
         sizes[name] = int(size)
     return sizes
 
 
-def ambient(mesh: str | None) -> contextlib.AbstractContextManager[Any]:
+def ambient(
+    mesh: str | None, axes: Collection[str] = CUT
+) -> contextlib.AbstractContextManager[Any]:
     """The mesh of a command as a context: of several processes, all devices where --mesh is not given."""
     if mesh is None and jax.process_count() == 1:
         return contextlib.nullcontext()
     try:
-        return jax.set_mesh(devices.mesh(**sizes_of(mesh)))
+        return jax.set_mesh(devices.mesh(**sizes_of(mesh, axes)))
     except ValueError as error:
         raise UsageError(f"Expected --mesh to fit the devices. {error}") from error
 

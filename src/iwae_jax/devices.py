@@ -150,6 +150,17 @@ def everywhere(tree: PyTree) -> PyTree:
     return tree if ambient.empty else jax.device_put(tree, NamedSharding(ambient, PartitionSpec()))
 
 
+def by_replica(tree: PyTree) -> PyTree:
+    """The same arrays, whose first axis counts runs, cut over ``"replica"`` of the ambient mesh.
+
+    For the arguments of a function under `jax.vmap`. Unchanged without a mesh. The size of ``"replica"`` must
+    divide the number of runs.
+    """
+    ambient = jax.sharding.get_mesh()
+    cut = PartitionSpec("replica")
+    return tree if ambient.empty else jax.device_put(tree, NamedSharding(ambient, cut))
+
+
 def meet(where: str) -> None:
     """Wait until all processes are here, however long that takes; ``where`` is the same in each."""
     if jax.process_count() > 1:
