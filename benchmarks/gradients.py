@@ -112,7 +112,7 @@ def main() -> None:
                 a / b for a, b in zip(entry.seconds[-turns:], other.seconds[-turns:], strict=True)
             )
             step = 1000 * statistics.median(entry.seconds[-turns:]) / arguments.steps
-            what = "reparam" if before is None else "before"
+            what = next(iter(for_name)) if before is None else "before"
             print(
                 f"L={layers} {name:10} {step:6.2f} ms a step, {statistics.median(ratios):.2f} of "
                 f"{what} (from {ratios[0]:.2f} to {ratios[-1]:.2f})",

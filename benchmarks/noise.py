@@ -16,6 +16,7 @@ import numpy as np
 import tyro
 
 import iwae_jax
+from experiments.shared.datasets import observations
 from experiments.shared.results import Keys
 from experiments.shared.runner import restore_run
 from iwae_jax.noise import NOISES, Noise
@@ -42,7 +43,7 @@ def main() -> None:
     arguments = tyro.cli(Arguments, description=__doc__)
     config, data, params = restore_run(arguments.run_dir, arguments.data_dir)
     pixels_key = Keys.of(config).test_pixels
-    x = iwae_jax.data.binarize(data.test[: arguments.images], pixels_key, data.maximum)
+    x = observations(config, data, data.test[: arguments.images], pixels_key)
     keys = jax.random.split(jax.random.key(0), arguments.repeats + 1)
     for k in arguments.k:
         values: dict[Noise, list[np.ndarray]] = {noise: [] for noise in NOISES}

@@ -5,9 +5,9 @@
 Hides a share of the values of one of scikit-learn's data sets, at random, and trains a model on what is
 left: its bound is that of the values that are seen. The hidden values are then imputed by importance
 sampling. The table has the mean square error beside the column mean, k nearest neighbours and
-scikit-learn's iterative imputation, paired by seed, and the share of hidden values inside the 90% interval of
-multiple imputation. Trainings are kept in OUT_DIR/training: rerun the command to go on from the last
-checkpoint. Writes missing.csv, missing.json and missing.png. Takes about two minutes a seed on two cores.
+scikit-learn's iterative imputation, paired by seed, and the share of hidden values of 100 rows inside the 90%
+interval of multiple imputation. Trainings are kept in OUT_DIR/training: rerun the command to go on from the
+last checkpoint. Writes missing.csv, missing.json and missing.png. Takes about two minutes a seed on two cores.
 Mattei and Frellsen (2019), table 2, has the same comparison for MIWAE on six tables.
 """
 

@@ -316,3 +316,16 @@ def test_the_value_of_a_bound_streams():
 
     few, many = temporary(50), temporary(5000)
     assert many - 3 * 4 * 20 * 5000 < 1.5 * few
+
+
+@pytest.mark.parametrize("implementation", ["rbg", "unsafe_rbg"])
+def test_keys_whose_draws_depend_on_the_batch_are_refused(implementation):
+    """Under vmap all draws of such keys come from the first one."""
+    key = jax.random.key(0, impl=implementation)
+    for call in (
+        lambda: iwae_jax.bound(small(1), binary(3), key, 2),
+        lambda: jax.jit(lambda key: iwae_jax.bound(small(1), binary(3), key, 2))(key),
+        lambda: iwae_jax.data.binarize(np.zeros((2, 4)), key),
+    ):
+        with pytest.raises(ValueError, match=f"impl='threefry2x32'.*, got .* {implementation}"):
+            call()

@@ -71,6 +71,9 @@ def test_a_card_has_the_numbers_of_its_run(published):
         {"hidden_sizes": ((20, 10), (5,)), "latent_sizes": (4, 2), "first_rate": 2e-3},
         {"gradient": "dreg", "resampled": 4, "precision": "bfloat16", "binarization": "none"},
         {"objective": "piwae", "parameters": {"m": 5}, "p_gradient": "reparam"},
+        {"objective": "tvo", "parameters": {"partitions": (0.0, 0.5, 1.0)}, "gradient": "vimco"},
+        {"after": "iwae-L1-k50-seed0", "preset": "paper", "passes": 3},
+        {"data_source": "embedded", "eval_k": 100},
     ],
 )
 def test_the_command_of_a_card_makes_the_run(values):

@@ -268,3 +268,10 @@ def test_what_a_kill_while_saving_leaves_is_cleared(tmp_path):
 def test_keep_is_a_positive_number(tmp_path):
     with pytest.raises(ValueError, match="Expected keep to be a positive int, got 0"):
         Checkpoints(tmp_path, keep=0)
+
+
+def test_another_dtype_does_not_fit(tmp_path):
+    saved = Checkpoints(tmp_path)
+    saved.save(1, {"a": np.ones(3, np.float32)})
+    with pytest.raises(ValueError, match=r"to have dtype float16, got float32"):
+        saved.restore({"a": jnp.zeros(3, jnp.float16)})

@@ -554,6 +554,14 @@ def test_what_a_model_or_k_does_not_allow_says_so():
             jax.grad(
                 lambda p, g=gradient: iwae_jax.bound(p, x, KEY, 2, gradient=g), allow_int=True
             )(discrete)
+    config = iwae_jax.ModelConfig((2,), (2,), ((3,),), latents="bernoulli")
+    binary_latents = iwae_jax.init(KEY, config)
+    for call in (iwae_jax.bound, iwae_jax.log_weights, iwae_jax.log_likelihood):
+        values = jax.jit(lambda p, x, call=call: call(p, x, KEY, 3).sum())
+        assert np.isfinite(values(binary_latents, x))
+        for place in (0, 1):  # neither in params nor in x
+            with pytest.raises(ValueError, match="Expected latents of floats for .*'bernoulli'"):
+                jax.grad(values, place)(binary_latents, x)
     for m in (0, 2.5):
         with pytest.raises(ValueError, match="Expected m to be a positive int"):
             resampled(m)  # type: ignore[arg-type]
@@ -597,3 +605,13 @@ def test_a_step_goes_up_the_gradient_that_was_asked_for(gradient):
     step = jax.grad(lambda p: iwae_jax.bound(p, x, KEY, 5, gradient=gradient).mean())(params)
     expected = jax.tree.map(lambda p, g: p + 0.1 * g, params, step)
     np.testing.assert_allclose(flat(new.params), flat(expected), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["vimco", "score"])
+@pytest.mark.parametrize("objective", ["iwae", "elbo", "renyi", "tvo"])
+def test_signals_of_weights_far_from_zero_keep_their_digits(name, objective):
+    """An image of many pixels has a log-weight of -1e5, where float32 has steps of 0.008: half a signal."""
+    log_w = jnp.round(64 * jax.random.normal(KEY, (50, 3))) / 64  # exact also after the shift
+    estimator, function = gradients.named(name), iwae_jax.objectives.named(objective)
+    near, far = (estimator.coefficients(function, each) for each in (log_w, log_w - 1e5))
+    np.testing.assert_allclose(far.q, near.q, atol=1e-5)

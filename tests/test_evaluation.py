@@ -262,3 +262,22 @@ def test_bad_input():
             evaluation.diagnose(np.array([0.0, bad]))
     with pytest.raises(ValueError, match="at least one datum"):
         evaluation.summarise(evaluation.diagnose(np.zeros((4, 0))))
+
+
+def test_paretos_k_of_tied_weights_is_that_of_the_weights_above_the_tie():
+    """A discrete z is drawn many times over: the fit of a tail that begins with a tie returns a k near 0."""
+    rng = np.random.default_rng(0)
+    for count in (10, 40, 100):  # of 5,000, whose tail is 212
+        above = np.log1p(rng.pareto(1 / 1.5, count))
+        tied = evaluation.diagnose(np.concatenate([np.zeros(5000 - count), above]))
+        alone = evaluation.diagnose(np.concatenate([np.full(4 * count, -1e-9), above]))
+        assert tied.pareto_k > 0.7
+        if count <= 40:  # a tail of a fifth
+            assert tied.pareto_k == pytest.approx(float(alone.pareto_k), rel=1e-6)
+    for above, expected in (
+        ([10.0, 10.0, 10.0], np.inf),  # three samples carry the estimate
+        ([0.1, 0.1, 0.1], -np.inf),  # all weights are nearly equal
+        ([0.1] * 30, -np.inf),
+    ):
+        log_w = np.concatenate([np.zeros(5000 - len(above)), above])
+        assert evaluation.diagnose(log_w).pareto_k == expected

@@ -202,6 +202,30 @@ def test_a_planar_map_stays_invertible():
     }
     _, log_q, _, _ = drawn(family, 200, outputs=outputs)
     assert np.isfinite(log_q).all()
+    # Where tanh is 0 the map scales by softplus(w u), 5e-11 here, along w.
+    still = {"mean": jnp.zeros(SIZE), "log_scale": jnp.full(SIZE, -20.0), "b": jnp.zeros(1)}
+    _, log_q, _, _ = drawn(family, 200, outputs=outputs | still)
+    base = family_of_normal(still, 200)
+    along = -9.0 * SIZE
+    np.testing.assert_allclose(log_q - base, -math.log(math.log1p(math.exp(along))), rtol=1e-4)
+
+
+def family_of_normal(outputs, count):
+    """log q of the draws that a flow starts from."""
+    return drawn(families.DiagonalNormal(), count, outputs=outputs)[1]
+
+
+@pytest.mark.parametrize("family", [families.LowRankNormal(1), families.SemiImplicit(draws=0)])
+def test_small_scales_cost_no_digits(family):
+    """log q is that of the noise: float32 has steps of 8e-6 at the mean, 100, where the scale is 2e-6."""
+    outputs = outputs_of(family) | {"log_scale": jnp.full(SIZE, -13.0)}
+    outputs = outputs | {"mean": jnp.full(SIZE, 100.0)}
+    if "columns" in outputs:
+        outputs = outputs | {"columns": jnp.zeros((SIZE, 1))}
+    _, log_q, _, _ = drawn(family, 4000, outputs=outputs)
+    expected = SIZE * (13.0 - 0.5 * np.log(2 * np.pi * np.e))
+    error = np.sqrt(SIZE / 2 / 4000)  # of the mean: log q has the variance of half a chi-square
+    np.testing.assert_allclose(np.mean(log_q), expected, atol=4 * error)
 
 
 @pytest.mark.parametrize("name", list(families.REAL))

@@ -209,3 +209,63 @@ def test_the_bar_shows_the_bounds(capsys):
     printed = capsys.readouterr().out
     assert "pass 6/6" in printed
     assert f"train bound {found.history[-1]['train_bound']:.2f}, held out" in printed
+
+
+@pytest.mark.parametrize(
+    ("recipe", "k", "message"),
+    [
+        (Recipe(passes=2, gradient="vimco"), 1, "'vimco' to be defined for IWAE"),
+        (Recipe(passes=2, gradient="dreg", kl_weight=0.5), 4, "a gradient that takes beta"),
+    ],
+)
+def test_an_estimator_that_was_asked_for_is_not_swapped(recipe, k, message):
+    """But where the model is the reason, such as discrete latents."""
+    with pytest.raises(ValueError, match=f"Expected .*{message}"):
+        fit(CONFIG, X, k=k, recipe=recipe, progress=False)
+
+
+def test_a_preset_goes_with_groups():
+    """Its first passes have samples that the groups do not divide."""
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),))
+    recipe = recipes.preset("quick")
+    found = fitting._fitting(recipe, config, iwae_jax.objectives.MIWAE(5), 50, given=False)
+    assert found == replace(recipe, first_passes=0)
+
+
+def test_a_fit_that_failed_before_its_first_checkpoint_leaves_the_folder_free(tmp_path):
+    with pytest.raises(ValueError, match="Expected images in"):
+        fit(CONFIG, np.where(X[0, 0] == X, np.nan, X), folder=tmp_path / "a", **OPTIONS)
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(FloatingPointError, match="a smaller first_rate may help"):
+        recipe = Recipe(passes=9, first_rate=1e4)
+        fit(CONFIG, X, k=4, recipe=recipe, progress=False, folder=tmp_path / "b")
+    assert len(fit(CONFIG, X, folder=tmp_path / "b", **OPTIONS).history) == 6
+
+
+def test_held_out_data_are_checked():
+    """With missing values too, where a value out of range is not one of them."""
+    images = RNG.uniform(size=(40, 4))
+    _, held_out = fitting_split(images)
+    images[np.flatnonzero((images == held_out[0]).all(axis=1)), 0] = 2.0
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),), missing=True)
+    with pytest.raises(ValueError, match="Expected images in"):
+        fit(config, images, **OPTIONS)
+
+
+def fitting_split(images):
+    """The data that `fit` trains on, and those that it holds out, found from its own result."""
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),))
+    options: dict[str, Any] = OPTIONS | {"recipe": replace(RECIPE, passes=2)}
+    return images, fit(config, images, **options).held_out
+
+
+def network_of_a_module(**keywords):
+    return MLP(**keywords)
+
+
+def test_a_function_in_the_model_is_known_in_another_process(monkeypatch):
+    config = replace(CONFIG, network=network_of_a_module)
+    words = fitting._facts(config, X, RECIPE)["model"]
+    assert "network_of_a_module" in words and "0x" not in words
+    local = replace(CONFIG, network=lambda **keywords: MLP(**keywords))
+    assert "0x" in fitting._facts(local, X, RECIPE)["model"]

@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 
 import iwae_jax
 from iwae_jax import evaluation, models
-from iwae_jax.models.missing import SeenLikelihood
+from iwae_jax.models.missing import SeenLikelihood, inner_value
 
 stats: Any = scipy_stats  # whose stubs do not know frozen distributions
 KEY, SCALE, SIZE = jax.random.key(0), 0.7, 5
@@ -162,3 +162,69 @@ def test_pixels_that_are_missing_say_nothing():
 def test_missing_is_true_or_false():
     with pytest.raises(ValueError, match="Expected missing to be True or False, got 'no'"):
         iwae_jax.ModelConfig((4,), (2,), ((3,),), missing="no")  # type: ignore[arg-type]
+
+
+def test_a_value_out_of_range_is_not_taken_for_a_missing_one():
+    """Nor drawn as one: inside jit, where values are not known."""
+    drawn = jax.jit(lambda images: iwae_jax.data.binarize(images, KEY, 1.0, missing=True))(
+        jnp.array([[0.5, 2.0, jnp.nan, -1.0]])
+    )
+    assert np.isfinite(drawn[0, 0]) and np.isnan(drawn[0, 2])
+    np.testing.assert_array_equal(drawn[0, jnp.array([1, 3])], np.inf)
+    for likelihood in ("bernoulli", "discretised_logistic:levels=17", "categorical:levels=17"):
+        config = iwae_jax.ModelConfig((6,), (2,), ((4,),), likelihood=likelihood, missing=True)
+        params = iwae_jax.init(KEY, config)
+        value = jax.jit(lambda x, params=params: iwae_jax.bound(params, x, KEY, 2))
+        assert np.isfinite(value(jnp.zeros(6).at[1].set(jnp.nan)))
+        assert not np.isfinite(value(jnp.zeros(6).at[0].set(2.0)))
+
+
+def test_intensities_that_are_no_level_have_no_probability():
+    """Values are not known inside jit; a discrete q or prior may hide a NaN in x, too."""
+    for likelihood in ("discretised_logistic:levels=2", "categorical:levels=2"):
+        config = iwae_jax.ModelConfig((3,), (2,), ((4,),), likelihood=likelihood)
+        params = iwae_jax.init(KEY, config)
+        z = (jnp.zeros(2),)
+        for x, known in ((0.0, True), (1.0, True), (0.4, False), (np.nan, False), (1.2, False)):
+            value = config.log_conditional(params, jnp.full(3, x), z)
+            assert np.isfinite(value) == known, (likelihood, x)
+
+
+class Beta:
+    """x in (0, 1) with a density that is 0 or infinite at both ends."""
+
+    data_range = (0.0, 1.0)
+
+    def heads(self, data_shape):
+        return (("a", data_shape), ("b", data_shape))
+
+    def log_prob(self, outputs, x):
+        a, b = (jax.nn.softplus(outputs[name]) + 1.1 for name in "ab")
+        return jax.scipy.stats.beta.logpdf(x, a, b).sum()
+
+    def mean(self, outputs):
+        return outputs["a"]
+
+    def sample(self, outputs, key):
+        return outputs["a"]
+
+    def first_bias(self, data_mean):
+        return np.zeros(np.shape(data_mean))
+
+    def __eq__(self, other):
+        return type(other) is Beta
+
+    def __hash__(self):
+        return 1
+
+
+def test_a_density_that_is_infinite_at_the_ends_of_its_range():
+    """What stands in for a missing value is not counted, and must not make the gradient NaN."""
+    config = iwae_jax.ModelConfig((2,), (2,), ((4,),), likelihood=Beta(), missing=True)
+    params = iwae_jax.init(KEY, config)
+    x = jnp.array([0.3, jnp.nan])
+    slopes = jax.grad(lambda params: iwae_jax.bound(params, x, KEY, 3))(params)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(slopes))
+    assert [inner_value(*ends) for ends in (
+        (0.0, 1.0), (0.0, math.inf), (-math.inf, 2.0), (-math.inf, math.inf)
+    )] == [0.5, 1.0, 1.0, 0.0]  # fmt: skip

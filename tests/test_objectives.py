@@ -352,3 +352,23 @@ def test_every_objective_has_a_name_and_says_its_kind():
 def test_objectives_that_are_none(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_tvo_of_weights_that_are_all_zero():
+    value, slope = jax.value_and_grad(objectives.TVO(4))(jnp.full(3, -jnp.inf))
+    assert value == -jnp.inf and jnp.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(
+    ("objective", "name"),
+    [
+        (objectives.Jackknife(np.int64(2)), "order"),  # type: ignore[arg-type]
+        (objectives.MIWAE(np.int64(2)), "m"),  # type: ignore[arg-type]
+        (objectives.PIWAE(np.int64(2)), "m"),  # type: ignore[arg-type]
+        (objectives.SUMO(np.int64(20)), "tail"),  # type: ignore[arg-type]
+        (objectives.TVO(np.int64(4)), "partitions"),  # type: ignore[arg-type]
+    ],
+)
+def test_whole_numbers_are_pythons(objective, name):
+    """The coefficients of a jackknife are powers, which overflow in 64 bits."""
+    assert type(getattr(objective, name)) is int

@@ -187,7 +187,7 @@ def test_the_result_of_a_datum_depends_on_no_other():
 @pytest.mark.parametrize(
     "part",
     [{"posterior": "planar"}, {"posterior": "coupling:layers=2"}, {"latents": "bernoulli"},
-     {"posterior": "semi_implicit:draws=3"}, {"posterior": "mixture:components=2"}],
+     {"posterior": "semi_implicit:draws=3"}, {"posterior": "mixture:components=2"}, {"prior": "vamp:inputs=3"}],
 )  # fmt: skip
 def test_every_family_can_be_refined(part):
     config = iwae_jax.ModelConfig((6,), (3,), ((8,),), **part)
@@ -196,6 +196,22 @@ def test_every_family_can_be_refined(part):
     refined = evaluation.refine(params, x, KEYS[2], steps=150, learning_rate=0.05, objective="elbo")
     log_w = evaluation.refined_log_weights(refined, x, KEYS[3], 4000)
     assert log_w.mean() > iwae_jax.log_weights(params, x, KEYS[3], 4000).mean()
+
+
+def test_a_prior_that_reads_q_stays():
+    """The VampPrior is a mixture of q's: with refined ones p(x, z) would be another for each datum."""
+    config = iwae_jax.ModelConfig((6,), (2,), ((8,),), prior="vamp:inputs=3")
+    params = iwae_jax.init(KEYS[0], config)
+    x = jnp.stack([jnp.ones(6), jnp.arange(6.0) % 2.0])
+    axis = jnp.linspace(-9.0, 9.0, 300)
+    z = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    joint = jax.vmap(lambda x: jax.vmap(lambda z: config.log_joint(params, x, (z,)))(z))(x)
+    log_p = scipy.special.logsumexp(joint, axis=1) + 2 * np.log(axis[1] - axis[0])
+    refined = evaluation.refine(params, x, KEYS[2], steps=300, learning_rate=0.05)
+    found = evaluation.diagnose(evaluation.refined_log_weights(refined, x, KEYS[3], 5000))
+    np.testing.assert_allclose(
+        found.log_likelihood, log_p, atol=0.002 + 4 * float(found.standard_error.max())
+    )
 
 
 def test_a_model_of_ones_own_is_refined_to_its_posterior():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ def test_estimators_that_hold_for_one_beta_alone_are_refused():
     for name in gradients.NAMES:
         if not gradients.named(name).tempered:
             with pytest.raises(ValueError, match=f"takes beta, such as 'reparam', got '{name}'"):
-                gradients.check_tempered(name)
+                gradients.check_tempered(name, None)
     with pytest.raises(ValueError, match="takes beta, such as 'reparam', got 'dreg@2'"):
         gradient = gradients.resampled(2, "dreg")
         iwae_jax.bound(small(1), X, KEY, 3, gradient=gradient, beta=0.5)
@@ -254,3 +255,38 @@ def test_bad_weights_and_penalties_are_refused():
         training.MMD(float("inf"))
     with pytest.raises(ValueError, match="two draws or more, as many on each side"):
         training.MMD(1.0).distance(jnp.ones((1, 2)), jnp.ones((1, 2)))
+
+
+def test_stratified_samples_take_no_weight_of_the_kl_term():
+    """Their log q has the correction of the strata in it, which the weight would multiply too."""
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),), posterior="mixture:components=2")
+    params = iwae_jax.init(KEY, config)
+    x = jnp.ones((2, 4))
+    recipe = training.Recipe(passes=1, kl_weight=0.5)
+    for call in (
+        lambda: iwae_jax.bound(params, x, KEY, 4, beta=0.5),
+        lambda: iwae_jax.train_step(state(params), x, KEY, 4, beta=0.5),
+        lambda: recipe.check("iwae", 4, config),
+    ):
+        with pytest.raises(ValueError, match="for a weight of the KL term, got stratified samples"):
+            call()
+
+
+@pytest.mark.parametrize("name", ["penalty", "beta"])
+def test_a_function_that_can_change_is_refused(name):
+    """It is static: after a change the program compiled before would run."""
+
+    class Changing:
+        weight = 1.0
+
+        def __init__(self):
+            self.weight = 2.0
+
+        def __call__(self, *_):
+            return jnp.asarray(self.weight)
+
+    with pytest.raises(ValueError, match=f"Expected {name} to be an object that can't change"):
+        options: dict[str, Any] = {name: Changing()}
+        iwae_jax.train_step(state(small(1)), X, KEY, 2, **options)
+    with pytest.raises(ValueError, match="Expected penalty to be a function"):
+        iwae_jax.train_step(state(small(1)), X, KEY, 2, penalty=0.5)  # type: ignore[arg-type]

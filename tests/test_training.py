@@ -297,3 +297,29 @@ def test_a_train_state_is_a_pytree_with_a_static_optimizer():
     doubled = jax.tree.map(lambda a: a + a, state)
     assert doubled.optimizer is state.optimizer
     assert replace(state, step=state.step + 1).step == 1
+
+
+@pytest.mark.parametrize(
+    "likelihood", ["discretised_logistic", "categorical:levels=256", "continuous_bernoulli"]
+)
+def test_data_that_are_not_binary_are_not_drawn_as_zeros_and_ones(likelihood):
+    config = iwae_jax.ModelConfig((4,), (2,), ((3,),), likelihood=likelihood)
+    state = TrainState.create(iwae_jax.init(KEY, config), optax.adam(1e-3))
+    images = np.arange(32, dtype=np.uint8).reshape(8, 4)
+    with pytest.raises(ValueError, match="Expected binarization 'none' for a model of more than 0"):
+        iwae_jax.train_epoch(state, images, KEY, 2)
+    state, bounds = iwae_jax.train_epoch(state, images, KEY, 2, binarization="none")
+    assert np.isfinite(bounds).all()
+
+
+def test_integers_beyond_32_bits_keep_their_values():
+    config = iwae_jax.ModelConfig((2,), (2,), ((3,),), likelihood="normal")
+    params = iwae_jax.init(KEY, config)
+    big = np.full((4, 2), 3_000_000_000)
+    bounds = [
+        iwae_jax.train_epoch(
+            TrainState.create(params, optax.set_to_zero()), x, KEY, 2, binarization="none"
+        )[1]
+        for x in (big, big.astype(np.float32))
+    ]
+    np.testing.assert_array_equal(bounds[0], bounds[1])

@@ -23,7 +23,7 @@ from experiments.shared.files import make_folder, write_csv, write_json
 from experiments.shared.intervals import standard_error
 from experiments.shared.linear_probe import accuracy, classifier
 from experiments.shared.results import Keys
-from experiments.shared.runner import restore_run, run_one
+from experiments.shared.runner import restore_params, run_one
 from experiments.shared.saved import read_json
 from experiments.shared.table_runs import Cells
 from iwae_jax import evaluation
@@ -89,6 +89,8 @@ def compare(run: Config, out_dir: Path, sizes: Sizes) -> int:
     (latents,), (channels,) = run.network.sizes()
     name = f"{Path(run.data.dataset).name}-z{latents}-channels{'_'.join(map(str, channels))}"
     name += f"-passes{sizes.passes}-seed{run.run.seed[0]}"
+    some = {"images": len(data.test), "probe_images": len(data.train)}
+    sizes = sizes._replace(**{n: min(count, getattr(sizes, n)) for n, count in some.items()})
     players_folder = make_folder(out_dir / "dcgan" / name)
     _claim(players_folder, {"data": data.fingerprint})
     key = jax.random.fold_in(jax.random.key(run.run.seed[0]), KEY)
@@ -101,17 +103,17 @@ def compare(run: Config, out_dir: Path, sizes: Sizes) -> int:
     except DivergedError as error:
         console.print(f"failed: {error}", style="bold red")
         return 1
-    config, data, params = restore_run(folder.path, run.data.data_dir)
+    params = restore_params(folder.path, data)
     pair = pair_of(game, players, params)
     out = make_folder(players_folder / results_name(run, sizes))
     stem = data_caption(
-        config,
+        run,
         data,
-        f"DCGAN, {counted(sizes.passes, 'pass')}; IWAE, k={config.bound.k[0]}, "
-        f"{counted(config.recipe(len(data.train)).passes, 'pass')}",
+        f"DCGAN, {counted(sizes.passes, 'pass')}; IWAE, k={run.bound.k[0]}, "
+        f"{counted(run.recipe(len(data.train)).passes, 'pass')}",
     )
     write_csv(out / "adversarial.csv", facts)
-    study = Study(config, data, pair, stem, out, jax.random.fold_in(key, 2))
+    study = Study(run, data, pair, stem, out, jax.random.fold_in(key, 2))
     study.losses(facts)
     study.samples()
     study.walks()

@@ -15,7 +15,7 @@ from experiments.shared.errors import DivergedError
 from experiments.shared.files import make_folder, write_csv, write_json
 from experiments.shared.intervals import standard_error
 from experiments.shared.results import SURGERY_IMAGES, Keys
-from experiments.shared.runner import restore_run, run_one
+from experiments.shared.runner import restore_params, run_one
 from experiments.shared.table_runs import Cells
 from iwae_jax import training
 
@@ -43,11 +43,9 @@ def compare(cells: Cells, out: Path, weights: str, started: float) -> int:
                 console.print(f"{run.name} failed: {error}", style="bold red")
                 return 1
             started = time.time()
-            config, data, params = restore_run(folder.path, run.data.data_dir)
-            x = observations(config, data, data.test, Keys.of(config).test_pixels)
-            mmd = float(
-                discrepancy(params, x, jax.random.fold_in(Keys.of(config).other_samples, 0))
-            )
+            params, keys = restore_params(folder.path, data), Keys.of(run)
+            x = observations(run, data, data.test, keys.test_pixels)
+            mmd = float(discrepancy(params, x, jax.random.fold_in(keys.other_samples, 0)))
             terms = {key: float(summary["elbo_terms"][key]) for key in MEASURES[:4]}
             found.setdefault(name, []).append(terms | {"mmd": mmd, "test_nll": summary["test_nll"]})
     rows = table_rows(found)

@@ -14,7 +14,7 @@ from experiments.shared.errors import UsageError
 from experiments.shared.folders import RunFolder
 from experiments.shared.intervals import standard_error
 from experiments.shared.processes import from_first
-from experiments.shared.results import Keys
+from experiments.shared.results import CROSS_ENTROPY, Keys, is_cross_entropy
 from experiments.shared.runner import restore_run
 from experiments.shared.saved import read_arrays
 from iwae_jax import annealing, devices, evaluation
@@ -53,13 +53,14 @@ def anneal(
         gaps = bound_gaps(params, simulated, gap_key, path)
     except ImportError as error:
         raise UsageError(str(error)) from error
-    likelihood = evaluation.summarise(annealed)
+    likelihood, likely = evaluation.summarise(annealed), not is_cross_entropy(params, x)
     gain = annealed.log_likelihood - sampled.log_likelihood
     results = {
         **path,
         "seed": seed,
         "images": count,
         "nll": likelihood.nll,
+        "is_likelihood": likely,
         "monte_carlo_error": likelihood.monte_carlo_error,
         "split_error": likelihood.split_error,
         "effective_sample_size": likelihood.effective_sample_size,
@@ -97,12 +98,13 @@ def anneal(
         )
 
     from_first(save_results)
+    what = "NLL" if likely else "cross-entropy, no NLL"
     print_table(
         f"{config.name}: {counted(count, 'test image')} of {data.name} from {data.source}, nats",
         ("", "mean", "standard error"),
         [
-            (f"NLL, importance sampling, -L_{k}", f"{results['importance_nll']:.3f}", ""),
-            ("NLL, annealed", f"{likelihood.nll:.3f}", f"{likelihood.monte_carlo_error:.3f}"),
+            (f"{what}, importance sampling, -L_{k}", f"{results['importance_nll']:.3f}", ""),
+            (f"{what}, annealed", f"{likelihood.nll:.3f}", f"{likelihood.monte_carlo_error:.3f}"),
             (
                 "log p(x): annealed minus importance sampling",
                 f"{results['gain']:+.3f}",
@@ -115,6 +117,8 @@ def anneal(
             ),
         ],
     )
+    if not likely:
+        warn(CROSS_ENTROPY)
     warn_of_few("", likelihood.effective_sample_size, chains)
     console.print(f"written: {folder.path / name}.json and .png")
     return results

@@ -24,7 +24,7 @@ CHECKED = 100  # images whose NLL alone is on a card, so that a test can compute
 
 _MEASURED = (
     *("test_nll", "test_nll_k", "test_images", "monte_carlo_error", "split_error", "test_bound"),
-    *("active_units", "effective_sample_size", "pareto_k_high"),
+    *("active_units", "effective_sample_size", "pareto_k_high", "is_likelihood", "warnings"),
 )
 _ANNEALED = (
     *("nll", "monte_carlo_error", "importance_nll", "gain", "gain_standard_error", "images"),
@@ -42,7 +42,8 @@ def publish(run_dir: Path, name: str, folder: Path, data_dir: str | None) -> Non
     log_p = read_arrays(run_dir / "test_log_likelihood.npy", "log_p")["log_p"][:CHECKED]
     (k,) = config.bound.k
     # What the run was trained with: a preset may have changed since.
-    recipe: dict[str, Any] = (run.read("data.json") or {})["recipe"]
+    facts = run.read("data.json") or {}
+    recipe: dict[str, Any] = facts["recipe"]
     about = {
         "licence": "Apache-2.0",
         "command": command_of(_as_trained(config, recipe, len(data.train))),
@@ -63,6 +64,8 @@ def publish(run_dir: Path, name: str, folder: Path, data_dir: str | None) -> Non
             "recipe": recipe,
             "train_bound": summary["train_bound"],
             "seconds": summary["seconds"],
+            # The run that this one started from, by its name and a digest.
+            **({"after": facts["after"]} if "after" in facts else {}),
         },
         "test": {each: summary[each] for each in _MEASURED if each in summary},
         "first_images": {"images": len(log_p), "nll": float(-log_p.mean())},
@@ -85,18 +88,24 @@ def _as_trained(config: Config, recipe: dict[str, Any], images: int) -> Config:
 
 
 def command_of(config: Config) -> str:
-    """The command that makes a run: the flags that differ from the default."""
+    """The command that makes a run: the flags that differ from the default.
+
+    Where files and folders lay on a machine says nothing to others.
+    """
     experiment = config.data.dataset if config.data.dataset in _COMMANDS else _COMMANDS[0]
     words = [f"python -m experiments.{experiment}"]
     default = Config.of(dataset=experiment)
+    shown = set(config.flat()) - set(INCIDENTAL) - {"parameters"} | {"after"}
+    if config.data.data_source == "embedded" and config.data.dataset != "digits":
+        shown.add("data_source")  # the digits stand in for the data set
     for name, value in config.flat().items():
-        if name in INCIDENTAL or name == "parameters" or value == default.flat()[name]:
+        if name not in shown or value == default.flat()[name]:
             continue
         flag = "--" + name.replace("_", "-")
         if name == "hidden_sizes":
             value = tuple(",".join(map(str, widths)) for widths in value)
-        if name == "dataset":
-            value = Path(str(value)).name  # where a file lay on a machine says nothing to others
+        if name in ("dataset", "after"):
+            value = Path(str(value)).name
         if isinstance(value, bool):
             words.append(flag)
         elif isinstance(value, tuple):
@@ -105,7 +114,10 @@ def command_of(config: Config) -> str:
             words.append(f"{flag}={shlex.quote(str(value))}")
     for name, value in config.bound.given().items():
         flag = "--" + name.replace("_", "-")
-        words.append(flag if value is True else f"{flag}={value}")
+        if isinstance(value, tuple):
+            words += [flag, *map(str, value)]
+        else:
+            words.append(flag if value is True else f"{flag}={value}")
     return " ".join(words)
 
 

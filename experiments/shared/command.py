@@ -47,7 +47,8 @@ def leave(work: Callable[[], int], *, resumes: bool = False) -> None:
       work: the command; it returns its status.
       resumes: whether the command resumes from a checkpoint. Only the text after a signal depends on it.
     """
-    advice = "; rerun the command to resume from the last checkpoint" if resumes else ""
+    without = " without --overwrite" if "--overwrite" in sys.argv else ""
+    advice = f"; rerun the command{without} to resume from the last checkpoint" if resumes else ""
     with listening(f"stopped{advice}"):
         try:
             status = work()

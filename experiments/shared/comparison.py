@@ -26,6 +26,7 @@ from experiments.shared.stopping import held
 from iwae_jax import checkpoints, devices, evaluation
 from iwae_jax.data import Dataset
 from iwae_jax.evaluation import Diagnosis
+from iwae_jax.training import mean_of_pass
 
 Pair = tuple[Any, Any]  # an objective and a gradient
 
@@ -174,7 +175,8 @@ def _train(config: Config, runs: dict[str, Entry], data: Dataset, shared: Keys, 
     held_out = iwae_jax.data.binarize(pixels, shared.held_out_pixels, data.maximum)
     images = devices.everywhere(jnp.asarray(data.train))
     recipe = config.recipe(len(data.train))
-    steps = -(-len(data.train) // recipe.batch_size) * seeds
+    batch = recipe.batch_size
+    steps = -(-len(data.train) // batch) * seeds
 
     @jax.jit
     def bounds(params):
@@ -202,7 +204,9 @@ def _train(config: Config, runs: dict[str, Entry], data: Dataset, shared: Keys, 
                     {
                         "pass": number,
                         "held_out_L_50": curve.tolist(),
-                        "train_value": values.mean(axis=1).tolist(),
+                        "train_value": [
+                            mean_of_pass(each, len(data.train), batch) for each in values
+                        ],
                         "ms_per_step": 1000 * seconds / steps,
                         "first": not run.warm,
                     }

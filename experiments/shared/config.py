@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import itertools
+import math
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -21,7 +22,7 @@ from experiments.shared.flags import (
 )
 from experiments.shared.network import NetworkFlags
 from experiments.shared.parsing import parse
-from experiments.shared.saved import check_values
+from experiments.shared.saved import check_values, is_of
 from experiments.shared.schedule import ScheduleFlags
 from iwae_jax import ModelConfig
 from iwae_jax.models import PRECISIONS
@@ -161,8 +162,15 @@ class Config:
         if self.bound.parameters.analytic_kl and max(self.network.numbers_of_layers) > 1:
             raise UsageError("Expected --analytic-kl with --layers 1, got more layers.")
         try:
+            self.check_recipes(recipes.SMALL)
+        except UsageError:
+            self.check_recipes(1)  # few images have recipes of their own
+
+    def check_recipes(self, images: int) -> None:
+        """Raise a `UsageError` for the first run that has no recipe for so many training images."""
+        try:
             for run in self.runs():
-                model, recipe = run.model(784), run.recipe()
+                model, recipe = run.model(784), run.recipe(images)
                 binary = model.levels == 2
                 if not (binary and model.data_range == (0, 1)) and self.data.binarization != "none":
                     raise UsageError(
@@ -221,8 +229,11 @@ class Config:
 
     def recipe(self, images: int = recipes.SMALL) -> Recipe:
         """The recipe of a run with so many training images."""
+        given = {"first_passes", "first_k"} & self.schedule.given().keys()
         recipe = self.bound.recipe(
-            self.schedule.recipe(images, self.network.depth), self.model(784)
+            self.schedule.recipe(images, self.network.depth),
+            self.model(784),
+            keep_first=bool(given),
         )
         binary = self.network.likelihood == ("bernoulli",) and self.data.binarization != "none"
         if self.schedule.precision is None and not binary:
@@ -237,7 +248,7 @@ class Config:
         """The content of a run's config.json: flat, one value for each flag."""
         values = self.flat() | {"layers": (self.network.depth,)} | self.network.other_sizes()
         values |= {name: values[name][0] if values[name] else None for name in SWEPT}
-        return values | {"parameters": self.bound.taken()}
+        return _with_words(values | {"parameters": self.bound.taken()})
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Config":
@@ -247,6 +258,7 @@ class Config:
           UsageError: if a name is missing or not known, or a value has another type or is out of range.
         """
         check_saved("config.json", values)
+        values = _with_numbers(values)
         if "theta_gradient" in values:  # of an earlier version
             values = dict(values)
             p = route_of_theta(values.pop("theta_gradient"), values.get("gradient", ""))
@@ -301,6 +313,7 @@ def _kinds() -> dict[str, Any]:
 def check_saved(file: Any, values: Any) -> None:
     """Raise a `UsageError` if the content of a config.json lacks a value or holds one of another type."""
     required = set(_GROUPS) - set(ADDED) - set(INCIDENTAL)
+    values = _with_numbers(values)
     check_values(file, values, _kinds(), sorted(required))
     check_dataset(f"dataset in {file}", values["dataset"])
     parameters = values.get("parameters", {})
@@ -308,6 +321,27 @@ def check_saved(file: Any, values: Any) -> None:
     unknown = sorted(set(parameters) - {each.name for each in fields(Parameters)})
     if unknown:
         raise UsageError(f"Expected parameters in {file} to be known, got {unknown}.")
+
+
+_INFINITE = {"inf": math.inf, "-inf": -math.inf}
+
+
+def _with_words(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with a word for each infinite one, for which JSON has no number."""
+    inner = {name: _with_words(v) if isinstance(v, dict) else v for name, v in values.items()}
+    return {name: str(v) if v in (math.inf, -math.inf) else v for name, v in inner.items()}
+
+
+def _with_numbers(values: Any) -> Any:
+    """The content of a config.json with a number for each of these words, where a number is expected."""
+    if not isinstance(values, dict):
+        return values
+    kinds = _kinds() | get_type_hints(Parameters)
+    return {
+        name: _INFINITE[v] if isinstance(v, str) and v in _INFINITE and is_of(kinds.get(name), 0.5)
+        else (_with_numbers(v) if name == "parameters" else v)
+        for name, v in values.items()
+    }  # fmt: skip
 
 
 def _as_held(name: str, value: Any) -> Any:

@@ -28,6 +28,7 @@ def load_data(config: Config) -> Dataset:
         if issubclass(warning.category, UserWarning):
             warn(_in_flags(str(warning.message)))
     _check_values(config, data)
+    config.check_recipes(len(data.train))
     schedule = config.schedule
     whole = schedule.preset == "paper" and schedule.passes is None and schedule.stages is None
     if data.source == "embedded" and whole:

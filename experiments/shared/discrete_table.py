@@ -15,7 +15,7 @@ from experiments.shared.display import Display, console, counted, print_table
 from experiments.shared.files import make_folder, write_csv, write_json
 from experiments.shared.intervals import standard_error
 from experiments.shared.results import Keys
-from experiments.shared.runner import restore_run
+from experiments.shared.runner import restore_params
 from experiments.shared.table_runs import Cell, Cells, status
 from iwae_jax import evaluation
 
@@ -54,10 +54,10 @@ def compare(cells: Cells, out: Path, started: float) -> int:
 
 def measured(cells: Cells, run: Config) -> dict[str, Any]:
     """The NLL of a finished run's parameters as a binary model, and the run's own NLL and bound."""
-    config, data, params = restore_run(cells.folder(run).path, run.data.data_dir)
-    keys = Keys.of(config)
-    x = observations(config, data, data.test[: config.evaluation.eval_images], keys.test_pixels)
-    log_p = binary_likelihood(params, x, keys.test, config.evaluation.eval_k)
+    data, keys = cells.data_of(run), Keys.of(run)
+    params = restore_params(cells.folder(run).path, data)
+    x = observations(run, data, data.test[: run.evaluation.eval_images], keys.test_pixels)
+    log_p = binary_likelihood(params, x, keys.test, run.evaluation.eval_k)
     own = cells.summary(run) or {}
     return {
         "nll": -float(log_p.mean()),

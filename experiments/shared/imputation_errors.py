@@ -150,6 +150,8 @@ def compare(
         "impute_k": impute_k,
         "errors": rows,
         "inside_90_percent": float(np.mean(covered)),
+        "inside_rows": len(seen[:COVERED]),
+        "inside_k": DRAW_K,
     }
     caption = (
         f"scikit-learn's {name} (embedded), {share:.0%} of the values hidden at random, "
@@ -175,7 +177,8 @@ def compare(
         ],
     )
     console.print(
-        f"hidden values inside the 90% interval of {DRAWS} imputations: {results['inside_90_percent']:.1%}\n"
+        f"hidden values of the first {counted(len(seen[:COVERED]), 'row')} inside the 90% interval of {DRAWS} "
+        f"imputations (k={DRAW_K}): {results['inside_90_percent']:.1%}\n"
         f"± is a standard error over {counted(len(seeds), 'seed')}; the difference is paired by seed\n"
         f"written: {folder}/missing.csv, missing.json, missing.png"
     )

@@ -11,12 +11,12 @@ import numpy as np
 import iwae_jax
 from experiments.shared.config import Config
 from experiments.shared.datasets import data_caption, data_facts, observations
-from experiments.shared.display import Display, console, counted, print_table
+from experiments.shared.display import Display, console, counted, print_table, warn
 from experiments.shared.drawing import figure, save
 from experiments.shared.errors import UsageError
 from experiments.shared.files import make_folder, write_csv, write_json
 from experiments.shared.intervals import standard_error
-from experiments.shared.results import Keys
+from experiments.shared.results import CROSS_ENTROPY, Keys, is_cross_entropy
 from experiments.shared.runner import restore_run
 from iwae_jax import annealing, evaluation
 
@@ -59,10 +59,13 @@ def measure(
     for label, (config, data, params) in zip(labels, restored, strict=True):
         x = observations(config, data, data.test[:images], Keys.of(config).test_pixels)
         key = jax.random.fold_in(Keys.of(config).other_samples, seed)
+        likely = not is_cross_entropy(params, x)
+        if not likely:
+            warn(f"{config.name}: {CROSS_ENTROPY}")
         values = of_images(params, x, k, refinement, path, key, config.name)
         rows.append(
             {"run": config.name, "label": label, "images": len(x)}
-            | {"posterior": config.network.posterior[0]}
+            | {"posterior": config.network.posterior[0], "is_likelihood": likely}
             | summary(values)
         )
         captions.append(data_caption(config, data))

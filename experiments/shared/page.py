@@ -105,6 +105,7 @@ def row(run: Found) -> dict[str, Any]:
         "active": "+".join(map(str, summary.get("active_units", []))) or None,
         "effective": summary.get("effective_sample_size"),
         "pareto": summary.get("pareto_k_high"),
+        "is_likelihood": summary.get("is_likelihood", True),  # earlier versions do not say
         "problem": run.problem,
     }
 
@@ -225,6 +226,8 @@ def _row(number: int, values: dict[str, Any], best: bool, progress: str | None) 
                 shown += f" <em>damaged: {_text(values['problem'])}</em>"
         if key == "source" and value == "embedded":
             shown += " <em>not comparable</em>"
+        if key == "nll" and not values["is_likelihood"]:
+            shown += " <em>cross-entropy, no NLL</em>"
         cells.append(f'<td class="{kind}" data-sort="{_text(str(sort))}">{shown}</td>')
     return f'<tr id="row{number}"{" class=best" if best else ""}>{"".join(cells)}</tr>\n'
 

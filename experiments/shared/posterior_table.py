@@ -36,7 +36,13 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
         if all(cells.folder(run).progress() == "finished" for run in runs)
     }
     first = next(iter(cells.runs))[1]
-    rows, gains = [], {}
+    gains = {
+        (posterior, k): _values(found[cell], "test_bound") - _values(found[base], "test_bound")
+        for cell in found
+        for dataset, posterior, layers, k in [cell]
+        if posterior != first and (base := (dataset, first, layers, k)) in found
+    }
+    rows = []
     for (dataset, posterior, layers, k), summaries in found.items():
         bound, nll = (_values(summaries, name) for name in ("test_bound", "test_nll"))
         row: dict[str, Any] = {
@@ -58,7 +64,6 @@ def table_rows(cells: Cells) -> list[dict[str, Any]]:
                 row[f"{name}_error"] = standard_error(gain) if several else None
             row |= {"shrinks": None, "shrinks_error": None}
             if posterior != first:
-                gains[posterior, k] = bound - _values(base, "test_bound")
                 least = min(k for name, k in gains if name == posterior)
                 shrinks = gains[posterior, least] - gains[posterior, k]
                 if k != least:

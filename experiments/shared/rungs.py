@@ -15,7 +15,7 @@ from experiments.shared.display import console, counted, print_table
 from experiments.shared.errors import DivergedError
 from experiments.shared.files import make_folder, write_csv, write_json
 from experiments.shared.results import Keys
-from experiments.shared.runner import restore_run, run_one
+from experiments.shared.runner import restore_params, run_one
 from experiments.shared.table_runs import Cells
 
 LECTURE = {1: (165.0, 145.0), 10: (140.0, 129.0)}
@@ -49,7 +49,7 @@ def climb(rungs: list[Rung], out_dir: Path, started: float) -> int:
             console.print(f"{rung.run.name} failed: {error}", style="bold red")
             return 1
         started = time.time()
-        params = restore_run(folder.path, rung.run.data.data_dir)[2]
+        params = restore_params(folder.path, data)
         real = data.name == "mnist" and data.source != "embedded"
         rows.append(row_of(rung, summary, beside_lecture=real))
         samples.append(_samples(params, Keys.of(rung.run).pictures))
@@ -70,6 +70,8 @@ def climb(rungs: list[Rung], out_dir: Path, started: float) -> int:
         plots.image_grid(
             out / "ladder.png", np.concatenate(samples), data.data_shape, SHOWN, title, caption
         )
+    else:
+        (out / "ladder.png").unlink(missing_ok=True)  # of an earlier run, on images
     _print(rows, run)
     picture = ", ladder.png" if plots.is_image(data.data_shape) else ""
     console.print(f"written: {out}/ladder.csv, ladder.json{picture}")

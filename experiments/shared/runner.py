@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import iwae_jax
+from experiments.shared.board import Board, check_tensorboard
 from experiments.shared.config import Config
 from experiments.shared.datasets import load_data, observations
 from experiments.shared.display import Display, console, counted, warn
@@ -55,7 +56,8 @@ def run_all(experiment: str, config: Config, started: float) -> int:
             console.print(f"{runs[0].name} failed: {error}", style="bold red")
             return 1
         return 0
-    console.print(f"{len(runs)} runs of {counted(runs[0].recipe(len(data.train)).passes, 'pass')}:")
+    passes = sorted({run.recipe(len(data.train)).passes for run in runs})
+    console.print(f"{len(runs)} runs of {' or '.join(counted(n, 'pass') for n in passes)}:")
     for run, folder in zip(runs, folders, strict=True):
         console.print(f"  {run.name}  {'to do' if config.run.overwrite else folder.progress()}")
     failed = []
@@ -82,10 +84,14 @@ def run_one(
       The summary of the run. It is printed unless ``quiet``.
     """
     with contextlib.ExitStack() as lock:
+        check_tensorboard(config.run.tensorboard)  # before --overwrite discards a run
 
         def open_folder():
             lock.enter_context(folder.locked())
-            folder.open(config.replace(data_source=data.source), run_facts(config, data))
+            own = config.data.data_source == "auto" and data.source == "tfds"
+            used = None if own else config.data.data_dir  # "auto" takes the folder of TFDS itself
+            saved = config.replace(data_source=data.source, data_dir=used)
+            folder.open(saved, run_facts(config, data))
             if not quiet:
                 console.print(f"{config.name} in {folder.path}", style="bold")
                 console.print(_in_words(config.recipe(len(data.train)), config.bound.k[0]))
@@ -233,7 +239,6 @@ def train(
     climb = recipe.climb(steps_per_pass, first_step)
     images = devices.everywhere(jnp.asarray(data.train))
     held_out = observations(config, data, data.validation, keys.held_out_pixels)
-    board = _tensorboard(config, folder) if first() else None
     saved = checkpoints.Checkpoints(folder.checkpoints)
     done = 0
     restored = _restore(saved, state)
@@ -241,6 +246,7 @@ def train(
         done, state = restored
         console.print(f"resumed after pass {done} of {total}")
     from_first(folder.keep_metrics, done)
+    board = Board(folder, config.run.tensorboard and first(), done)
     seconds = {"training_this_time": 0.0}
     begun = last_saved = time.monotonic()
     with Display("training", total, done=done, unit="pass") as display:
@@ -282,18 +288,15 @@ def train(
                 "validation_bound": validation,
                 "source": data.source,
             }
+            board.add(line)
             with held():
                 if from_first(_is_due, folder, line, config, number == total, last_saved):
+                    board.flush()
                     saved.save(number, state)
                     last_saved = time.monotonic()
-            if board is not None:
-                for name in ("train_bound", "validation_bound", "learning_rate"):
-                    if line[name] is not None:
-                        board.add_scalar(name, line[name], number)
             display.advance(f"train bound {line['train_bound']:.2f}", count)
     seconds["training_this_time"] = time.monotonic() - begun
-    if board is not None:
-        board.close()
+    board.close()
     return state, seconds
 
 
@@ -330,18 +333,6 @@ def _not_finite(
     return None
 
 
-def _tensorboard(config: Config, folder: RunFolder) -> Any:
-    if not config.run.tensorboard:
-        return None
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError:
-        raise UsageError(
-            "Expected tensorboardX for --tensorboard: pip install 'iwae_jax[tensorboard]'."
-        ) from None
-    return SummaryWriter(str(folder.path / "tensorboard"))
-
-
 def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae_jax.Params]:
     """The config, data and trained parameters of a finished run; a `UsageError` for another folder.
 
@@ -352,13 +343,16 @@ def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae
     if saved is None or facts is None:
         raise UsageError(f"Expected a run's folder, got {str(path)!r}.")
     config = Config.from_json(saved)
-    from_files = facts["source"] == "files"
-    data_dir = data_dir or (config.data.data_dir if from_files else None)
-    config = config.replace(data_source=facts["source"], data_dir=data_dir)
+    config = config.replace(data_source=facts["source"], data_dir=data_dir or config.data.data_dir)
     config.replace(after=None).check()  # the run that it started from may be gone
     data = from_first(load_data, config)
-    params = devices.everywhere(_last_state(path, data)[1].params)
-    return config, data, in_precision(params, config.evaluation.eval_precision)
+    return config, data, restore_params(path, data)
+
+
+def restore_params(path: Path, data: Dataset) -> iwae_jax.Params:
+    """The parameters of a finished run that was trained on these data."""
+    config, state = _last_state(path, data)
+    return in_precision(devices.everywhere(state.params), config.evaluation.eval_precision)
 
 
 def evaluate_again(

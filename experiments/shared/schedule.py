@@ -80,7 +80,7 @@ class ScheduleFlags:
             if name in given:
                 raise UsageError(
                     f"Expected {flag(name)} with --rate-decay={'cosine' if staged else 'stages'}, got "
-                    f"{self._decay} (of --preset={self.preset})."
+                    f"{self._decay}{'' if self.rate_decay else f' (of --preset={self.preset})'}."
                 )
         stages, base = self._number("total_stages"), self._number("stage_base")
         # The power itself may have billions of digits.
@@ -117,15 +117,15 @@ class ScheduleFlags:
             values["passes"] = training.stage_passes(
                 self._number("total_stages"), base=self._number("stage_base")
             )
-        if "first_k" in values and not values.get("first_passes", preset.first_passes):
-            raise UsageError(
-                f"Expected --first-k with --first-passes, got none: all passes of --preset={self.preset} take "
-                "--k."
-            )
         passes = values.get("passes", preset.passes)
         share = preset.first_passes / preset.passes
         # However few the passes, the last one takes --k.
         values.setdefault("first_passes", min(round(share * passes), passes - 1))
+        if "first_k" in values and not values["first_passes"]:
+            whose = f"of --preset={self.preset}" if "passes" not in values else "of so few"
+            raise UsageError(
+                f"Expected --first-k with --first-passes, got none: all passes {whose} take --k."
+            )
         values.setdefault("warm_up", min(preset.warm_up, passes / 2))
         try:
             return Recipe(

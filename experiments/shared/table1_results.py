@@ -25,7 +25,8 @@ def run_cells(cells: Cells, out: Path, command: str, started: float) -> int:
     failed = cells.finish(started, lambda: _write(cells, out, command))
     rows, orderings = _write(cells, out, command)
     _print(cells, rows, orderings)
-    console.print(f"written: {out}/table1.md, table1.csv, orderings.csv, table1.png")
+    names = ("table1.md", "table1.csv", "orderings.csv", "table1.png")
+    console.print(f"written: {out}/{', '.join(n for n in names if (out / n).is_file())}")
     return status(failed)
 
 
@@ -177,6 +178,8 @@ def _write(
     for name, values in (("table1.csv", rows), ("orderings.csv", order)):
         if values:
             write_csv(out / name, values)
+        else:  # of an earlier run, with other cells
+            (out / name).unlink(missing_ok=True)
     write_atomically(out / "table1.md", _markdown(cells, rows, order, command))
     if rows:
         captions = [
@@ -190,6 +193,8 @@ def _write(
             for name, data in cells.data.items()
         ]
         figures.table_1(out / "table1.png", rows, "; ".join(captions))
+    else:
+        (out / "table1.png").unlink(missing_ok=True)
     return rows, order
 
 
@@ -206,8 +211,8 @@ def _markdown(
         "not known with one seed. The difference from the paper has the error ± seeds, not ± split: both "
         "NLLs refer to the same test images, unless the protocol names others. The error of the published "
         "value is not known. Units: active units, the layer next to x first. Pruned: NLL without the "
-        f"inactive units, minus NLL with them, on the first {PRUNED_IMAGES:,} images. ESS: effective sample "
-        "size, mean and 5th percentile. Pareto: share of images whose Pareto's k is above its limit, "
+        f"inactive units, minus NLL with them, on the first {PRUNED_IMAGES:,} images at most. ESS: effective "
+        "sample size, mean and 5th percentile. Pareto: share of images whose Pareto's k is above its limit, "
         "0.7 for many samples.",
         "",
         "| data | L | objective | k | seeds | NLL | ± samples | ± split | ± seeds | published | difference "

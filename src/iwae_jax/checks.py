@@ -135,6 +135,11 @@ def check_key(key: Any, batch_shape: tuple[int, ...] = ()) -> Array:
         raise ValueError(
             f"Expected key to be a typed JAX key, jax.random.key(seed), got {_describe(key)}."
         )
+    if "rbg" in str(jax.random.key_impl(key)):
+        raise ValueError(
+            "Expected a key whose draws under vmap are those of each key alone, jax.random.key(seed, "
+            f"impl='threefry2x32'), got the implementation {jax.random.key_impl(key)}."
+        )
     if key.shape not in {(), batch_shape}:
         shapes = " or ".join(str(shape) for shape in dict.fromkeys([(), batch_shape]))
         raise ValueError(f"Expected key of shape {shapes}, got {key.shape}.")

@@ -85,7 +85,37 @@ def check_weights_fit(k: int, n: int) -> None:
 
 @partial(jax.jit, static_argnames=("k", "noise"))
 def _log_weights(params, data, keys, points, k, noise):
+    params, data = reparameterised("a derivative of log_weights", params, data, keys)
     return streamed_log_weights(params, data, keys, k, noise=noise, points=points)
+
+
+def check_reparameterised(what: str, params: Params, data: Array, keys: Array) -> None:
+    """Raise a `ValueError` if z is not made of floats, through which gradients may flow."""
+    draw = jax.vmap(params.model.sample_posterior, in_axes=(None, 0, 0))
+    z, _ = jax.eval_shape(draw, params, data, keys)
+    for leaf in jax.tree.leaves(z):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            got = getattr(params.model, "latents", leaf.dtype.name)
+            raise ValueError(
+                f"Expected latents of floats for {what}, got {got!r}, which can't be reparameterised; "
+                "bound(.., gradient='vimco') takes any."
+            )
+
+
+def reparameterised(what: str, params: Params, data: Array, keys: Array) -> tuple[Params, Array]:
+    """The same params and data; if z is not made of floats, their derivative raises, not their value."""
+    try:
+        check_reparameterised(what, params, data, keys)
+    except ValueError as error:
+        refusal = error
+
+        def refuse(*_):
+            raise refusal
+
+        same = jax.custom_vjp(lambda params, data: (params, data))
+        same.defvjp(refuse, refuse)
+        return same(params, data)
+    return params, data
 
 
 def quasi_random(params: Params, k: int, noise: str) -> Int[Array, "k size"] | None:

@@ -25,7 +25,7 @@ def binarize(
 
     Args:
       images: intensities in [0, maximum], [n, *data]. Inside ``jit``, where values are not known, an
-        intensity out of range becomes NaN.
+        intensity out of range becomes NaN; or infinite, where NaN is a missing value.
       key: a typed JAX key.
       maximum: the intensity that means a probability of one. Default: 255 for uint8, else 1.
       missing: NaN is a missing value, and stays one.
@@ -45,7 +45,7 @@ def binarize(
     """
     images, largest = check_intensities(images, maximum, missing=missing)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(check_key(key), jnp.arange(len(images)))
-    return draw_pixels(images, keys, largest)
+    return draw_pixels(images, keys, largest, missing=missing)
 
 
 def check_intensities(
@@ -103,11 +103,16 @@ def check_intensities(
 
 
 def draw_pixels(
-    images: ArrayLike, keys: Key[Array, " n"], maximum: float
+    images: ArrayLike, keys: Key[Array, " n"], maximum: float, *, missing: bool = False
 ) -> Float[Array, "n *data"]:
-    """Draw pixels with one key for each datum. An intensity outside [0, maximum] becomes NaN."""
+    """Draw pixels with one key for each datum.
+
+    An intensity outside [0, maximum] becomes NaN; or infinite, with ``missing``, where NaN is a missing value.
+    """
     images = jnp.asarray(images)
     uniform = jax.vmap(lambda key: jax.random.uniform(key, images.shape[1:]))(keys)
     probability = images.astype(uniform.dtype) / maximum
     ones = (uniform < probability).astype(uniform.dtype)  # NaN stays NaN, below
-    return jnp.where((probability >= 0) & (probability <= 1), ones, jnp.nan)
+    inside = (probability >= 0) & (probability <= 1)
+    outside = jnp.where(jnp.isnan(probability), jnp.nan, jnp.inf) if missing else jnp.nan
+    return jnp.where(inside, ones, outside)

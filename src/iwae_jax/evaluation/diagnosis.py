@@ -33,7 +33,8 @@ class Diagnosis(NamedTuple):
 
     Attributes:
       log_likelihood: the estimate: log of the mean weight, nats.
-      standard_error: the Monte Carlo standard error of the estimate, nats; NaN for k = 1. The
+      standard_error: the Monte Carlo standard error of the estimate, nats; NaN for k = 1. Of stratified samples,
+        as of a mixture, the true one is smaller: it holds for independent samples. The
         jackknife computes it, from the logs of the k means that leave one sample out. When few weights
         dominate, the jackknife overestimates the error, and the delta method (relative standard
         deviation of the weights, over sqrt(k)) underestimates it, by half on trained MNIST models.
@@ -129,10 +130,33 @@ def _pareto_k(rows: np.ndarray) -> np.ndarray:
             found[i] = -np.inf
         elif high - low > _WIDEST_TAIL:
             found[i] = np.inf
+        elif low == ordered[int(tail / 4 + 0.5) - 1 - tail]:
+            found[i] = _tied_pareto_k(ordered, low)
         else:
             # ArviZ expects leave-one-out log-likelihoods: minus the log-weights.
             found[i] = array_stats.psislw(-row)[1]
     return found
+
+
+def _tied_pareto_k(ordered: np.ndarray, low: float) -> float:
+    """Pareto's k where a quarter of the tail equals the weight at which it begins: of those above it alone.
+
+    The fit divides by the tail's lower quartile, which is 0 there: it would return a k near 0 for any weights.
+    Samples of discrete latents are often the same, and so are their weights.
+    """
+    from arviz_stats.base.array import array_stats
+
+    above = ordered[ordered > low]
+    count = len(above)
+    if count < 5:  # too few for a fit: do they carry the estimate?
+        share = np.exp(ordered - ordered[-1])
+        return np.inf if share[-count:].sum() > 0.5 * share.sum() else -np.inf
+    if above[0] == above[-1]:
+        return -np.inf
+    # ArviZ takes as tail the largest fifth of few draws, and the 3 sqrt(n) largest of n.
+    draws = 5 * count if count <= 45 else int((count / 3) ** 2)
+    row = np.concatenate([np.full(draws - count, low), above])
+    return float(array_stats.psislw(-row)[1])
 
 
 _WIDEST_TAIL = 500.0

@@ -46,7 +46,7 @@ def exact_log_likelihood(
     count = model.number_of_latent_values
     if count > most:
         raise ValueError(f"Expected at most {most:,} values of z, got {count:,}.")
-    data, _, batch_shape = flatten_batch(params, x, jax.random.key(0))
+    data, _, batch_shape = flatten_batch(params, x, jax.random.key(0, impl="threefry2x32"))
     return _exact(params, data, count, batch_size).reshape(batch_shape)
 
 

@@ -74,7 +74,7 @@ def _impute(params, data, keys, k, batch_size):
             new = jnp.maximum(peak, jnp.max(log_w))
             shift = jnp.where(jnp.isfinite(new), new, 0.0)
             weights, kept = jnp.exp(log_w - shift), jnp.exp(peak - shift)
-            added = jnp.tensordot(weights, means, axes=1)
+            added = jnp.tensordot(weights, means, axes=1, precision=jax.lax.Precision.HIGHEST)
             return (new, total * kept + jnp.sum(weights), mean * kept + added), None
 
         zero = jnp.zeros((), x.dtype)

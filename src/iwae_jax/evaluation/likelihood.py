@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
 from iwae_jax.devices import cut_over, each_on_its_own
-from iwae_jax.importance import datum_log_weights, quasi_random
+from iwae_jax.importance import datum_log_weights, quasi_random, reparameterised
 from iwae_jax.noise import Noise
 from iwae_jax.protocol import Params, flatten_batch
 from iwae_jax.typing import Array, Float, Key, Observations
@@ -76,6 +76,7 @@ def _shard_count(data: Array) -> int:
 
 @partial(jax.jit, static_argnames=("k", "chunk_size", "batch_size", "shards", "noise"))
 def _log_likelihood(params, data, keys, points, k, chunk_size, batch_size, shards, noise):
+    params, data = reparameterised("a derivative of log_likelihood", params, data, keys)
     # Chunks of one size, so that each device has as many, and few samples are thrown away.
     devices = cut_over("sample")
     steps = -((-k // devices) // chunk_size)

@@ -124,6 +124,7 @@ def _refine(params, data, keys, places, k, steps, rate, objective, estimator, ba
     optimizer = optax.adam(optax.cosine_decay_schedule(rate, steps))
     leaves = jax.tree.leaves(params.recognition)
     start = tuple(leaves[place] for place in places)
+    params = _fixed(params)
 
     def one(datum):
         x, key = datum
@@ -202,11 +203,54 @@ def refined_log_weights(
 
 @partial(jax.jit, static_argnames=("places", "k", "batch_size"))
 def _log_weights(params, own, data, keys, places, k, batch_size):
+    params = _fixed(params)
+
     def one(datum):
         own, x, key = datum
         return log_weights(_with(params, places, own), x, key, k)
 
     return jnp.moveaxis(jax.lax.map(one, (own, data, keys), batch_size=batch_size), 0, 1)
+
+
+@dataclass(frozen=True)
+class _Fixed:
+    """A model whose q alone takes other recognition parameters.
+
+    A prior may read them too, such as the VampPrior: p(x, z) keeps those that are beside the generative ones.
+
+    Attributes:
+      of: the model.
+    """
+
+    of: Any
+
+    def init(self, key: Key[Array, ""]) -> tuple[PyTree, PyTree]:
+        generative, recognition = self.of.init(key)
+        return {"of": generative, "recognition": recognition}, recognition
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "of" or name.startswith("__"):  # while a copy is made
+            raise AttributeError(name)
+        member = getattr(self.of, name)
+        if name not in (*_OF_Q, *_OF_P):
+            return member
+
+        def call(params: Params, *rest: Any) -> Any:
+            theta = params.generative
+            phi = params.recognition if name in _OF_Q else theta["recognition"]
+            return member(Params(theta["of"], phi, self.of), *rest)
+
+        return call
+
+
+_OF_Q = ("sample_posterior", "sample_posterior_stratum", "log_posterior", "analytic_kl")
+_OF_P = ("log_joint", "log_conditional", "sample_prior", "sample_x", "prior_moments")
+
+
+def _fixed(params: Params) -> Params:
+    """The same parameters, of a model whose p(x, z) does not change with ``recognition``."""
+    theta = {"of": params.generative, "recognition": params.recognition}
+    return Params(theta, params.recognition, _Fixed(params.model))
 
 
 def _with(params: Params, places: tuple[int, ...], own: tuple[Array, ...]) -> Params:

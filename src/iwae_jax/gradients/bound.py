@@ -8,7 +8,7 @@ import jax.core
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
-from iwae_jax.gradients.driver import check_reparameterised, forward, structure
+from iwae_jax.gradients.driver import forward, structure
 from iwae_jax.gradients.estimator import Coefficients, Estimator, coefficients_of
 from iwae_jax.gradients.mixing import Chunked, Recomputed, Resampled
 from iwae_jax.gradients.names import DEFAULT, named
@@ -19,6 +19,7 @@ from iwae_jax.importance import (
     check_weights_fit,
     counted_log_weights,
     over_counted,
+    reparameterised,
     streamed_log_weights,
 )
 from iwae_jax.objectives import IWAE, Objective
@@ -88,14 +89,19 @@ def bound(
     check_weights_fit(k, len(data))
     if beta is None:
         return _bound(params, data, keys, k, function, estimator).reshape(batch_shape)
-    check_tempered(estimator)
+    check_tempered(estimator, params.model)
     weight = check_weight(beta)
     values = _tempered_bound(params, data, keys, weight, k, function, estimator)
     return values.reshape(batch_shape)
 
 
-def check_tempered(gradient: Estimator | str) -> None:
-    """Raise a `ValueError` if the estimator takes no weight of the KL term."""
+def check_tempered(gradient: Estimator | str, model: Any) -> None:
+    """Raise a `ValueError` if the estimator or the model takes no weight of the KL term."""
+    if hasattr(model, "strata"):
+        raise ValueError(
+            "Expected a model whose samples are draws from q(z | x) for a weight of the KL term, got "
+            "stratified samples: the weight would hold for their correction too."
+        )
     if not named(gradient).tempered:
         raise ValueError(
             f"Expected a gradient that takes beta, such as {str(DEFAULT)!r}, got {str(named(gradient))!r}, "
@@ -175,7 +181,7 @@ def _bound(params, data, keys, k, objective, estimator):
     plain = estimator.plain and objective.for_phi == objective and not objective.randomised
     if not plain:
         return _estimate(k, objective, estimator, params, data, keys)
-    params = _reparameterised(estimator, params, data, keys)
+    params, data = reparameterised(f"gradient {str(estimator)!r}", params, data, keys)
     # Streamed: where only the value is wanted, the log-weights alone grow with k.
     log_w = streamed_log_weights(params, data, keys, k, analytic_kl=objective.analytic_kl)
     return objective(log_w)
@@ -208,22 +214,6 @@ def _replicated(array: Array) -> Array:
         return array
     whole = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
     return jax.sharding.reshard(array, whole)
-
-
-def _reparameterised(estimator: Estimator, params: Params, data: Array, keys: Array) -> Params:
-    """The same parameters; if z is not made of floats, their derivative raises, not their value."""
-    try:
-        check_reparameterised(str(estimator), params, data, keys)
-    except ValueError as error:
-        refusal = error
-
-        def refuse(*_):
-            raise refusal
-
-        same = jax.custom_vjp(lambda params: params)
-        same.defvjp(refuse, refuse)
-        return same(params)
-    return params
 
 
 @lru_cache(maxsize=256)

@@ -14,7 +14,12 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 
 from iwae_jax.gradients.estimator import Coefficients, Estimator, coefficients_of
-from iwae_jax.importance import cut_pairs, draw_sample, sampled_log_weights
+from iwae_jax.importance import (
+    check_reparameterised,
+    cut_pairs,
+    draw_sample,
+    sampled_log_weights,
+)
 from iwae_jax.objectives import Objective
 from iwae_jax.protocol import Params, over_samples
 from iwae_jax.typing import Array, Float, Key, PyTree
@@ -57,7 +62,7 @@ def forward(
       samples: numbers of samples, the same for each datum or its own.
     """
     if estimator.needs.reparameterised:
-        check_reparameterised(str(estimator), params, data, keys)
+        check_reparameterised(f"gradient {str(estimator)!r}", params, data, keys)
     data, keys, samples = cut_pairs(data, keys, samples)
     if routes.along == "log_w":
         log_w, pull = jax.vjp(
@@ -145,19 +150,6 @@ def _pull_apart(pull_p, pull_z, pull_draw, pull_q, chosen: Coefficients) -> PyTr
         assert chosen.q is not None
         parts.append(pull_q(chosen.q.T)[0])
     return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *parts)
-
-
-def check_reparameterised(name: str, params: Params, data: Array, keys: Array) -> None:
-    """Raise a `ValueError` if z is not made of floats, through which gradients may flow."""
-    draw = jax.vmap(params.model.sample_posterior, in_axes=(None, 0, 0))
-    z, _ = jax.eval_shape(draw, params, data, keys)
-    for leaf in jax.tree.leaves(z):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            got = getattr(params.model, "latents", leaf.dtype.name)
-            raise ValueError(
-                f"Expected latents of floats for gradient {name!r}, got {got!r}, which can't be "
-                "reparameterised."
-            )
 
 
 def _draw(params: Params, data: Array, keys: Array, samples: Array) -> tuple[Any, Any]:

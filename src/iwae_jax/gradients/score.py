@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.gradients.estimator import Coefficients, Estimator, Needs
-from iwae_jax.objectives import Objective
+from iwae_jax.objectives import NAMES, Objective
 from iwae_jax.typing import Array, Float, Int
 
 
@@ -38,7 +38,7 @@ class VIMCO(Estimator):
             mean = total / jnp.maximum(jnp.sum(seen.astype(total.dtype), axis=0), 1.0)
             return objective(log_w.at[i].set(mean))
 
-        c = objective.gradient(log_w)
+        c, log_w = objective.gradient(log_w), _relative(objective, log_w)
         return Coefficients(c, q=_signals(objective, log_w, baseline) - c)
 
     def refuse(self, objective: Objective, k: int) -> str | None:
@@ -66,6 +66,8 @@ class Score(Estimator):
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         c = objective.gradient(log_w)
+        if len(log_w) > 1:  # the signal of one is V itself
+            log_w = _relative(objective, log_w)
         signals = _signals(objective, log_w, lambda _, others: objective(others))
         return Coefficients(c, q=signals - c)
 
@@ -79,6 +81,17 @@ class Score(Estimator):
         except ValueError as error:
             return f"the baseline is that of k - 1 samples: {error}"
         return None
+
+
+def _relative(objective: Objective, log_w: Float[Array, "k n"]) -> Float[Array, "k n"]:
+    """The log-weights relative to the largest of each datum, for an objective that this shifts alike.
+
+    Signals are differences of two values near log w, which would round away much of a signal of 1/k.
+    """
+    if not isinstance(getattr(objective, "objective", objective), tuple(NAMES.values())):
+        return log_w
+    peak = jnp.max(log_w, axis=0, keepdims=True)
+    return log_w - jnp.where(jnp.isfinite(peak), peak, 0.0)
 
 
 def _signals(

@@ -59,20 +59,6 @@ class Tempered:
         divergence = self.of.analytic_kl
         return lambda params, x: params.generative["beta"] * divergence(self._inner(params), x)
 
-    @property
-    def strata(self) -> int:
-        return self.of.strata
-
-    @property
-    def sample_posterior_stratum(self) -> Any:
-        draw = self.of.sample_posterior_stratum
-
-        def scaled(params: Any, x: Array, key: Key[Array, ""], stratum: Array) -> Any:
-            z, log_q = draw(self._inner(params), x, key, stratum)
-            return z, params.generative["beta"] * log_q
-
-        return scaled
-
     def _inner(self, params: Any) -> Params:
         return Params(params.generative["of"], params.recognition, self.of)
 

@@ -1,5 +1,6 @@
 """Data with values missing: NaN in x. The likelihood and the posterior of what is seen."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,13 @@ from iwae_jax.typing import Array, Float, Key, PyTree
 def filled(x: Float[Array, "*data"]) -> Float[Array, "*data"]:
     """x with 0 where a value is missing, as the network of q reads it."""
     return jnp.where(jnp.isnan(x), 0.0, x)
+
+
+def inner_value(low: float, high: float) -> float:
+    """A value inside a range, not at its ends, where a density or its derivative may be infinite."""
+    if math.isfinite(low) and math.isfinite(high):
+        return (low + high) / 2
+    return low + 1.0 if math.isfinite(low) else high - 1.0 if math.isfinite(high) else 0.0
 
 
 @dataclass(frozen=True)
@@ -52,9 +60,8 @@ class SeenLikelihood:
         mapped = {name: 0 if name in heads else None for name in outputs}
         values = x.reshape(-1)
         seen = ~jnp.isnan(values)
-        # Any value that is in range stands in for a missing one: its log-probability is not counted.
-        low, high = self.data_range
-        stand_in = min(max(0.0, low), high)
+        # Its log-probability is not counted, but its derivative must be finite.
+        stand_in = inner_value(*self.data_range)
         each = jax.vmap(self.of.log_prob, in_axes=(mapped, 0))(
             flat, jnp.where(seen, values, stand_in)
         )

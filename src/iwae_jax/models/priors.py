@@ -292,8 +292,10 @@ class VampPrior:
     def pseudo_inputs(self, params: Any) -> Float[Array, "inputs *data"]:
         """The pseudo-inputs, in the range of the data."""
         raw, (low, high) = params.generative["prior"]["inputs"], self.data_range
-        if not (math.isfinite(low) and math.isfinite(high)):
-            return raw
+        if not math.isfinite(low):
+            return high - jax.nn.softplus(raw) if math.isfinite(high) else raw
+        if not math.isfinite(high):
+            return low + jax.nn.softplus(raw)
         return low + (high - low) * jax.nn.sigmoid(raw)
 
     def log_prob(self, params: Any, z: Latents) -> Float[Array, ""]:

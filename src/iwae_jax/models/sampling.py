@@ -111,7 +111,7 @@ def encode(
       >>> [(mean.shape, scale.shape) for mean, scale in moments]
       [((3, 100), (3, 100)), ((3, 50), (3, 50))]
     """
-    stand_in = jax.random.key(0) if key is None else key
+    stand_in = jax.random.key(0, impl="threefry2x32") if key is None else key
     model_of(params, "encode")
     data, keys, batch_shape = flatten_batch(params, x, stand_in)
     moments = _encode(params, data, None if key is None else keys)

@@ -45,7 +45,7 @@ class Jackknife(Objective):
 
     def __post_init__(self):
         if self.order != 0 or isinstance(self.order, bool):
-            check_positive_int("order", self.order)
+            object.__setattr__(self, "order", check_positive_int("order", self.order))
 
     def __call__(self, log_w: Float[Array, "k *batch"]) -> Float[Array, "*batch"]:
         k = log_w.shape[0]
@@ -96,7 +96,7 @@ class SUMO(Objective):
     randomised = True
 
     def __post_init__(self):
-        check_positive_int("tail", self.tail)
+        object.__setattr__(self, "tail", check_positive_int("tail", self.tail))
         decay = check_number("decay", self.decay, 0.0, 1.0, open_low=True, open_high=True)
         object.__setattr__(self, "decay", decay)
 

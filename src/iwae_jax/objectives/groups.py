@@ -37,7 +37,7 @@ class MIWAE(Objective):
     kind = "lower bound"
 
     def __post_init__(self):
-        check_positive_int("m", self.m)
+        object.__setattr__(self, "m", check_positive_int("m", self.m))
 
     def __call__(self, log_w: Float[Array, "k *batch"]) -> Float[Array, "*batch"]:
         return jnp.mean(log_mean_exp(self._groups(log_w)), axis=0)
@@ -119,7 +119,7 @@ class PIWAE(Objective):
     kind = "lower bound"
 
     def __post_init__(self):
-        check_positive_int("m", self.m)
+        object.__setattr__(self, "m", check_positive_int("m", self.m))
 
     @property
     def for_phi(self) -> Objective:

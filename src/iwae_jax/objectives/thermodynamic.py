@@ -53,7 +53,9 @@ class TVO(Objective):
                 raise ValueError(f"Expected partitions to rise from 0 to 1, got {betas}.")
             object.__setattr__(self, "partitions", betas)  # hashable
         else:
-            check_positive_int("partitions", self.partitions)
+            object.__setattr__(
+                self, "partitions", check_positive_int("partitions", self.partitions)
+            )
 
     @property
     def betas(self) -> tuple[float, ...]:
@@ -71,6 +73,8 @@ class TVO(Objective):
         peak = jnp.where(jnp.isfinite(peak), peak, 0.0)
         log_w = log_w - peak
         value = betas[1] * jnp.mean(log_w, axis=0)
+        # If all weights are zero the mean is minus infinity already, and the softmax would be NaN.
+        log_w = jnp.where(jnp.max(log_w, axis=0) == -jnp.inf, 0.0, log_w)
         for low, high in itertools.pairwise(betas[1:]):
             weights = jax.nn.softmax(low * log_w, axis=0)
             # A weight of zero adds nothing here, where 0 times minus infinity would be NaN.

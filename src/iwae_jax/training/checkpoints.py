@@ -216,6 +216,11 @@ def _stored_names(
                 f"Expected the leaf {name} of the checkpoint {path} to have shape "
                 f"{tuple(leaf.shape)}, got {shape}."
             )
+        dtype = getattr(stored[names[name]], "dtype", None)
+        if dtype is not None and dtype != leaf.dtype:
+            raise ValueError(
+                f"Expected the leaf {name} of the checkpoint {path} to have dtype {leaf.dtype}, got {dtype}."
+            )
     for name in stored:
         if name not in names.values():
             raise ValueError(

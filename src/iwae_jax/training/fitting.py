@@ -3,9 +3,10 @@
 import hashlib
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from iwae_jax.checks import as_numbers, check_number, check_positive_int
-from iwae_jax.data.binarization import draw_pixels
+from iwae_jax.data.binarization import check_intensities, draw_pixels
 from iwae_jax.gradients import DEFAULT, DISCRETE, bound
 from iwae_jax.models import ModelConfig, in_precision
 from iwae_jax.objectives import IWAE
@@ -129,21 +130,25 @@ def fit(
     eight_bit = data.dtype == np.uint8 and config.data_range == (0, 1) and data.max() > 1
     top = maximum if maximum is not None else 255.0 if eight_bit else 1.0
     top = float(check_number("maximum", top, 0.0, math.inf, open_low=True, open_high=True))
+    # Before anything is written; with the data held out, which `train_epoch` does not see.
+    check_intensities(data, top, config.data_range, config.missing, config.levels)
     k, function = check_positive_int("k", k), named_objective(objective)
+    given = recipe is not None
     if recipe is None:
         recipe = preset("quick", images=len(own), layers=len(config.latent_sizes))
         if not binary or not _takes(config, recipe.precision):
             recipe = replace(recipe, precision=None)  # the presets' was measured on binary data
-    recipe = _fitting(recipe, config, function, k)
+    recipe = _fitting(recipe, config, function, k, given)
     steps = -(-len(own) // recipe.batch_size)
-    keys = jax.random.split(jax.random.key(seed), 4)
+    keys = jax.random.split(jax.random.key(seed, impl="threefry2x32"), 4)
     mean = np.nansum(own.astype(np.float64), axis=0) / top
     mean /= np.maximum(1, np.sum(~np.isnan(own.astype(np.float64)), axis=0))
     params = init(keys[0], config, data_mean=mean)
     params = in_precision(params, recipe.precision or config.precision)
     state = TrainState.create(params, recipe.optimizer(steps))
     x = jnp.asarray(out, jnp.result_type(float)) / top
-    x = draw_pixels(out, datum_keys(keys[1], len(out)), top) if binary and len(out) else x
+    if binary and len(out):
+        x = draw_pixels(out, datum_keys(keys[1], len(out)), top, missing=config.missing)
     kept = _Kept(folder, _facts(config, data, recipe, k, function, seed, held_out, top, patience))
     course = _Course(state, params, -math.inf, 0, ())
     course = kept.restore(course)
@@ -217,7 +222,8 @@ class _Kept:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / "fit.json"
-        if not file.exists():
+        self._checkpoints = Checkpoints(self.folder / "checkpoints")
+        if not self._checkpoints.steps:  # a training that failed in its first pass leaves none
             _write(file, facts)
         there = json.loads(file.read_text())
         different = [name for name in facts if there.get(name) != facts[name]]
@@ -226,7 +232,6 @@ class _Kept:
                 f"Expected {self.folder} to hold this training, got another "
                 f"{', '.join(different)}: choose another folder."
             )
-        self._checkpoints = Checkpoints(self.folder / "checkpoints")
 
     def restore(self, course: _Course) -> _Course:
         if self.folder is None:
@@ -265,14 +270,25 @@ def _write(file: Path, values: Any) -> None:
     partial.replace(file)
 
 
-def _fitting(recipe: Recipe, config: ModelConfig, objective: Any, k: int) -> Recipe:
-    """The recipe, with an estimator that goes with the model and the objective."""
+def _fitting(recipe: Recipe, config: ModelConfig, objective: Any, k: int, given: bool) -> Recipe:
+    """The recipe, with an estimator that goes with the model; of a preset, with the objective too."""
     try:
         recipe.check(objective, k, config)
+        return recipe
     except ValueError:
-        recipe = replace(recipe, gradient=DISCRETE if config.is_discrete else DEFAULT)
-        recipe.check(objective, k, config)
-    return recipe
+        if given:
+            recipe.check(objective, k, None)  # or an error: the model is not the reason
+    plain = replace(recipe, gradient=DISCRETE if config.is_discrete else DEFAULT)
+    first = (
+        [] if given else [replace(recipe, first_passes=0)]
+    )  # groups may not divide their samples
+    for other in (*first, plain):
+        with suppress(ValueError):
+            other.check(objective, k, config)
+            return other
+    last = plain if given else replace(plain, first_passes=0)
+    last.check(objective, k, config)
+    return last
 
 
 def _takes(config: ModelConfig, precision: str | None) -> bool:
@@ -299,7 +315,8 @@ def _facts(config: ModelConfig, data: np.ndarray, recipe: Recipe, *others: Any) 
     digest = hashlib.sha256(f"{data.dtype}{data.shape}".encode())
     digest.update(np.ascontiguousarray(data).data)
     return {
-        "model": repr(config),
+        # The address of a function of a module says nothing in another process.
+        "model": re.sub(r"<function ([\w.]+) at 0x[0-9a-f]+>", r"\1", repr(config)),
         "data": digest.hexdigest()[:16],
         "recipe": recipe.facts(),
         "other arguments": repr(others),

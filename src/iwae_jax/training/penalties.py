@@ -28,6 +28,8 @@ class MMD:
         Their width is w^2 = width times the number of latents.
       width: see kernel.
 
+    No gradient flows to the shares of ``prior="mixture"``, whose draws choose a component.
+
     Raises:
       ValueError: if a field is invalid.
 

@@ -102,9 +102,10 @@ class Recipe:
         for name in ("passes", "batch_size", "first_k", "total_stages", "stage_base"):
             object.__setattr__(self, name, check_positive_int(name, getattr(self, name)))
         if self.resampled is not None:
-            check_positive_int("resampled", self.resampled)
+            object.__setattr__(self, "resampled", check_positive_int("resampled", self.resampled))
         if self.first_passes != 0:
-            check_positive_int("first_passes", self.first_passes)
+            first_passes = check_positive_int("first_passes", self.first_passes)
+            object.__setattr__(self, "first_passes", first_passes)
         if self.first_passes >= self.passes:
             raise ValueError(
                 f"Expected first_passes to be under passes, {self.passes}, got {self.first_passes}: the last "
@@ -171,7 +172,7 @@ class Recipe:
         for samples in {k, self.samples(1, k)}:
             check_pair(objective, self.estimator(samples), samples, model)
         if self.kl_weight != 1.0 or self.kl_warm_up:
-            check_tempered(self.gradient)
+            check_tempered(self.gradient, model)
 
     def climb(self, steps_per_pass: int, first_step: int = 0) -> dict[str, Any]:
         """``beta`` and ``penalty`` of `train_epoch`, for a state that begins with step ``first_step``."""

@@ -8,9 +8,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from iwae_jax.checks import check_key, check_memory, check_positive_int
+from iwae_jax.checks import check_key, check_memory, check_positive_int, check_unchanging
 from iwae_jax.data.binarization import check_intensities, draw_pixels
 from iwae_jax.devices import copied
 from iwae_jax.gradients import (
@@ -257,10 +258,15 @@ def train_epoch(
             f"Expected binarization to be one of {BINARIZATIONS}, got {binarization!r}."
         )
     model = _checked(state).params.model
-    if binarization != "none" and tuple(model.data_range) != (0, 1):
+    binary = tuple(model.data_range) == (0, 1) and getattr(model, "levels", 2) == 2
+    if binarization != "none" and not binary:
+        what = (
+            f"data in {model.data_range}"
+            if tuple(model.data_range) != (0, 1)
+            else "more than 0 and 1"
+        )
         raise ValueError(
-            f"Expected binarization 'none' for a model of data in {model.data_range}, got "
-            f"{binarization!r}."
+            f"Expected binarization 'none' for a model of {what}, got {binarization!r}."
         )
     shape = tuple(model.data_shape)
     images, maximum = check_intensities(
@@ -270,6 +276,11 @@ def train_epoch(
         takes_missing(model),
         getattr(model, "levels", None),
     )
+    if (
+        images.dtype.kind in "iu"
+        and images.dtype.itemsize > jnp.dtype(jnp.result_type(int)).itemsize
+    ):
+        images = np.asarray(images).astype(jnp.result_type(float))  # JAX would cut its bits off
     images = jnp.asarray(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
         letters = ", ".join(["n", *map(str, shape)])
@@ -308,7 +319,7 @@ def _train_epoch(state, images, key, beta, k, data, objective, gradient, schedul
         if binarization == "none":
             x = chosen.astype(jnp.result_type(float)) / maximum
         else:
-            x = draw_pixels(chosen, keys, maximum)
+            x = draw_pixels(chosen, keys, maximum, missing=takes_missing(state.params.model))
         real = None if count % batch_size == 0 else real
         weight = schedule(state.step) if schedule is not None else beta
         state, values = _step(state, x, step_key, k, objective, gradient, real, weight, penalty)
@@ -341,6 +352,11 @@ def _checked_climb(
     model: Any, estimator: Estimator, beta: Beta, penalty: Penalty | None, batch: int
 ) -> tuple[Array | None, Callable[[Array], Array] | None]:
     """The weight of the KL term as an array, or as a schedule."""
+    for name, function in (("penalty", penalty), ("beta", beta)):
+        if callable(function):
+            check_unchanging(name, function)
+    if penalty is not None and not callable(penalty):
+        raise ValueError(f"Expected penalty to be a function, such as MMD(1.0), got {penalty!r}.")
     if penalty is not None:
         check_members(model, "sample_prior", what=f"penalty {penalty!r}")
         if hasattr(model, "strata"):
@@ -352,7 +368,7 @@ def _checked_climb(
             raise ValueError(f"Expected at least two data in a batch for {penalty!r}, got {batch}.")
     if beta is None:
         return None, None
-    check_tempered(estimator)
+    check_tempered(estimator, model)
     check_members(model, "log_conditional", what="a weight of the KL term")
     if callable(beta):
         return None, beta

@@ -13,6 +13,7 @@ from iwae_jax.models import (
     ModelConfig,
     families,
 )
+from iwae_jax.models.products import matmul
 from iwae_jax.protocol import Params, model_of
 from iwae_jax.typing import Array, ArrayLike, Float, PyTree
 
@@ -125,7 +126,7 @@ def _fix_inputs(variables: PyTree, keep: np.ndarray, constant: Array) -> PyTree:
         return {
             **layer,
             "kernel": jnp.where(keep[:, None], kernel, 0.0),
-            "bias": layer["bias"] + removed @ kernel,
+            "bias": layer["bias"] + matmul(removed, kernel),
         }
 
     return {**variables, "params": network | {name: fixed(network[name]) for name in first}}

@@ -20,6 +20,7 @@ from iwae_jax.models.products import matmul
 from iwae_jax.typing import Array, Float, Key, PyTree
 
 _CONTEXT = 32  # outputs of the network of x that the maps read
+_FLAT = 1e-6  # square length of w below which a planar map is next to none
 _SMALL = 0.05  # of the first heads of a map, so that a flow starts near the normal
 
 
@@ -68,12 +69,17 @@ class Planar(Plain):
         """Draw z, reparameterised; return z and its log-density in nats."""
         z, log_q = _base(outputs, key)
         for u, w, b in zip(outputs["u"], outputs["w"], outputs["b"], strict=True):
-            # Invertible if w u > -1: u is moved along w until it is.
-            along, square = matmul(w, u), jnp.sum(jnp.square(w)) + 1e-6
-            u = u + (jax.nn.softplus(along) - 1.0 - along) * w / square
+            # Invertible if w u > -1: u is moved along w until w u is softplus(w u) - 1.
+            along, square = matmul(w, u), jnp.sum(jnp.square(w))
+            moved = jax.nn.softplus(along) - 1.0 - along
+            u = u + moved * w / jnp.maximum(square, _FLAT)
             turned = jnp.tanh(matmul(w, z) + b)
             z = z + u * turned
-            log_q -= jnp.log1p(matmul(w, u) * (1.0 - jnp.square(turned)))
+            # 1 + w u (1 - turned^2) as a sum of positive terms: w u may round to less than -1.
+            partly = 1.0 + along + moved * square / _FLAT
+            stretched = jnp.where(square >= _FLAT, jax.nn.softplus(along), partly)
+            flat = jnp.square(turned)
+            log_q -= jnp.log(flat + stretched * (1.0 - flat))
         return z, log_q
 
 
@@ -161,7 +167,7 @@ class Autoregressive(_OfNetworks):
     """Inverse autoregressive flow: each latent is gated by a masked network of those before it and of x.
 
     z <- g z + (1 - g) m, where g and m of latent i read latents before i alone, and the order turns from
-    map to map. The inverse takes a pass of the network for each latent: ``has_density`` is False.
+    map to map. For the first latent of a map they are two trained numbers. The inverse takes a pass of the network for each latent: ``has_density`` is False.
 
     Attributes:
       layers: the number of maps.
@@ -208,7 +214,7 @@ class Autoregressive(_OfNetworks):
 
 
 class _Masked(nn.Module):
-    """A hidden layer and two heads; output i reads inputs before i, and the whole context."""
+    """A hidden layer and two heads; output i reads inputs before i, and all but the first the context."""
 
     size: int
     hidden: int

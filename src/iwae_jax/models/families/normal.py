@@ -171,15 +171,18 @@ class LowRankNormal(_Noise):
         self, own: PyTree, outputs: Outputs, noise: Array
     ) -> tuple[Array, Float[Array, ""]]:
         """z and its log-density, nats."""
-        size = outputs["mean"].shape[0]
-        own_noise = jnp.exp(outputs["log_scale"]) * noise[:size]
-        z = outputs["mean"] + own_noise + matmul(outputs["columns"], noise[size:])
-        return z, self.log_prob(own, outputs, z)
+        size, scale = outputs["mean"].shape[0], jnp.exp(outputs["log_scale"])
+        along = matmul(outputs["columns"], noise[size:])
+        z = outputs["mean"] + scale * noise[:size] + along
+        # Of the noise: z minus the mean would lose digits where a scale is small relative to its mean.
+        return z, self._log_prob(outputs, noise[:size] + along / scale)
 
     def log_prob(self, own: PyTree, outputs: Outputs, z: Array) -> Float[Array, ""]:
         """log N(z), nats, by the matrix inversion and determinant lemmas."""
-        inverse = jnp.exp(-outputs["log_scale"])
-        distance, columns = (z - outputs["mean"]) * inverse, outputs["columns"] * inverse[:, None]
+        return self._log_prob(outputs, (z - outputs["mean"]) * jnp.exp(-outputs["log_scale"]))
+
+    def _log_prob(self, outputs: Outputs, distance: Array) -> Float[Array, ""]:
+        columns = outputs["columns"] * jnp.exp(-outputs["log_scale"])[:, None]
         capacity = _cholesky(jnp.eye(self.rank) + matmul(columns.T, columns))
         along = _solve(capacity, matmul(columns.T, distance))
         log_determinant = jnp.sum(outputs["log_scale"]) + jnp.sum(jnp.log(jnp.diag(capacity)))

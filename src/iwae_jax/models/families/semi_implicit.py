@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
-from iwae_jax.models.distributions import normal_log_prob
+from iwae_jax.models.distributions import normal_log_prob, standard_normal_log_prob
 from iwae_jax.models.families.base import Outputs
 from iwae_jax.models.networks.base import MLP, emit
 from iwae_jax.typing import Array, Float, Key, PyTree
@@ -69,8 +69,11 @@ class SemiImplicit:
         psi = jax.random.normal(psi_key, (self.draws + 1, self.noise))
         means = self.means(own, outputs, psi)
         log_scale = outputs["log_scale"]
-        z = means[0] + jnp.exp(log_scale) * jax.random.normal(z_key, log_scale.shape)
+        noise = jax.random.normal(z_key, log_scale.shape)
+        z = means[0] + jnp.exp(log_scale) * noise
         log_each = jax.vmap(normal_log_prob, in_axes=(None, 0, None))(z, means, log_scale)
+        # Of the noise: z minus the mean would lose digits where a scale is small relative to its mean.
+        log_each = log_each.at[0].set(standard_normal_log_prob(noise) - jnp.sum(log_scale))
         return z, jax.nn.logsumexp(log_each) - math.log(self.draws + 1)
 
     def means(self, own: PyTree, outputs: Outputs, psi: Float[Array, "m noise"]) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from iwae_jax.checks import check_number, check_positive_int
 from iwae_jax.models.likelihoods.base import Outputs, check_mean
 from iwae_jax.models.networks.base import Heads
+from iwae_jax.models.products import matmul
 from iwae_jax.typing import Array, Float, Int, Key
 
 _FIRST_LOG_SCALE = -2.0  # of the logistic, in units of the range
@@ -23,6 +24,13 @@ def _check_levels(part: "DiscretisedLogistic | Categorical") -> None:
 def _level(x: Float[Array, "*data"], levels: int) -> Int[Array, "*data"]:
     """The level of each intensity: 0 .. levels - 1."""
     return jnp.clip(jnp.round(x * (levels - 1)), 0, levels - 1).astype(jnp.int32)
+
+
+def _of_levels(log_p: Float[Array, "*data"], x: Float[Array, "*data"], levels: int) -> Array:
+    """The sum over pixels; NaN if an intensity is none of the levels, which x inside ``jit`` may be."""
+    places = x * (levels - 1)
+    is_one = (x >= 0) & (x <= 1) & (jnp.abs(places - jnp.round(places)) < 0.1)
+    return jnp.sum(jnp.where(is_one, log_p, jnp.nan))
 
 
 @dataclass(frozen=True)
@@ -59,7 +67,7 @@ class DiscretisedLogistic:
 
     def log_prob(self, outputs: Outputs, x: Float[Array, "*data"]) -> Float[Array, ""]:
         """log p(x | z), nats."""
-        return jnp.sum(self._log_prob(outputs, _level(x, self.levels)))
+        return _of_levels(self._log_prob(outputs, _level(x, self.levels)), x, self.levels)
 
     def mean(self, outputs: Outputs) -> Float[Array, "*data"]:
         """E[x | z], a sum over the levels."""
@@ -125,12 +133,13 @@ class Categorical:
     def log_prob(self, outputs: Outputs, x: Float[Array, "*data"]) -> Float[Array, ""]:
         """log p(x | z), nats."""
         log_p = jax.nn.log_softmax(outputs["logits"])
-        return jnp.sum(jnp.take_along_axis(log_p, _level(x, self.levels)[..., None], axis=-1))
+        own = jnp.take_along_axis(log_p, _level(x, self.levels)[..., None], axis=-1)
+        return _of_levels(own[..., 0], x, self.levels)
 
     def mean(self, outputs: Outputs) -> Float[Array, "*data"]:
         """E[x | z]."""
         values = jnp.linspace(0.0, 1.0, self.levels, dtype=outputs["logits"].dtype)
-        return jax.nn.softmax(outputs["logits"]) @ values
+        return matmul(jax.nn.softmax(outputs["logits"]), values)
 
     def sample(self, outputs: Outputs, key: Key[Array, ""]) -> Float[Array, "*data"]:
         """Draw levels, divided by levels - 1."""
