@@ -614,4 +614,5 @@ def test_signals_of_weights_far_from_zero_keep_their_digits(name, objective):
     log_w = jnp.round(64 * jax.random.normal(KEY, (50, 3))) / 64  # exact also after the shift
     estimator, function = gradients.named(name), iwae_jax.objectives.named(objective)
     near, far = (estimator.coefficients(function, each) for each in (log_w, log_w - 1e5))
+    assert far.q is not None and near.q is not None
     np.testing.assert_allclose(far.q, near.q, atol=1e-5)

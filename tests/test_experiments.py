@@ -1,5 +1,6 @@
 """The command line, in this process: what a person types, sees and finds in the run folder."""
 
+import contextlib
 import json
 import shutil
 import sys
@@ -346,9 +347,80 @@ def test_tensorboard_files(run, folder, monkeypatch):
     assert status == 0
     assert list((folder / "tensorboard").glob("events.*"))
     monkeypatch.setitem(sys.modules, "tensorboardX", None)
-    status, printed = run("--tensorboard", "--seed", 1)
-    assert status == 2
-    assert "iwae_jax[tensorboard]" in printed
+    for again in (("--seed", 1), ("--overwrite",)):
+        status, printed = run("--tensorboard", *again)
+        assert status == 2
+        assert "iwae_jax[tensorboard]" in printed
+    assert (folder / "summary.json").exists()  # the run that --overwrite would discard
+
+
+def test_tensorboard_draws_every_pass_once_where_a_run_is_killed(run, folder, monkeypatch):
+    """What is buffered is written before the checkpoint; a resumed run discards what came after it."""
+    import tensorboardX
+
+    calls: list[Any] = []
+
+    class Writer:
+        def __init__(self, path, purge_step):
+            calls.append(("from", purge_step))
+
+        def add_scalar(self, name, value, number):
+            if name == "train_bound":
+                calls.append(("pass", number))
+
+        def flush(self):
+            calls.append("flush")
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(tensorboardX, "SummaryWriter", Writer)
+    save = checkpoints.Checkpoints.save
+
+    def killed(self, step, state):
+        save(self, step, state)
+        calls.append("saved")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoints.Checkpoints, "save", killed)
+        run("--tensorboard", "--checkpoint-seconds", 0)
+    assert calls == [("from", 1), ("pass", 1), "flush", "saved"]
+    status, _ = run("--tensorboard", "--checkpoint-seconds", 0)
+    assert status == 0
+    assert calls[4:] == [("from", 2), ("pass", 2), "flush"]
+
+
+def test_infinite_values_of_flags_come_back(run, tmp_path):
+    """VR-max is alpha = -inf, for which JSON has no number."""
+    words = ("--objective", "renyi", "--alpha=-inf", "--checkpoint-seconds=inf")
+    for _ in range(2):  # trained, then found finished
+        status, printed = run(*words)
+        assert status == 0, printed
+    (folder,) = (tmp_path / "runs" / "mnist").glob("renyi*")
+    values = json.loads((folder / "config.json").read_text())
+    assert values["parameters"] == {"alpha": "-inf"}
+    again = config.Config.from_json(values)
+    assert again.bound.parameters.alpha == -np.inf
+    assert again.run.checkpoint_seconds == np.inf
+    restored, _, _ = runner.restore_run(folder, None)
+    assert restored.objective_function == iwae_jax.objectives.Renyi(-np.inf)
+
+
+def test_the_advice_after_a_signal_names_overwrite(monkeypatch):
+    said = []
+
+    @contextlib.contextmanager
+    def listening(message):
+        said.append(message)
+        yield
+
+    monkeypatch.setattr(command, "listening", listening)
+    for words in ((), ("--overwrite",)):
+        monkeypatch.setattr(sys, "argv", ["mnist", *words])
+        with pytest.raises(SystemExit):
+            command.leave(lambda: 0, resumes=True)
+    assert "without --overwrite" not in said[0] and "without --overwrite" in said[1]
 
 
 def test_the_precision_is_that_of_training_not_of_the_evaluation(run, folder, monkeypatch):

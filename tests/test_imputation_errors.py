@@ -56,7 +56,8 @@ def test_the_table_is_of_the_errors(tmp_path, monkeypatch, name):
     gains = np.array(means) - [1, 4]
     np.testing.assert_allclose(mean["gain_of_miwae"], gains.mean())
     np.testing.assert_allclose(mean["gain_standard_error"], np.std(gains, ddof=1) / np.sqrt(2))
-    assert "inside the 90% interval of 50 imputations: 75.0%" in printed.get()
+    words = " ".join(printed.get().split())
+    assert "rows inside the 90% interval of 50 imputations (k=200): 75.0%" in words
     assert json.loads((tmp_path / "missing.json").read_text()) == found
     assert (tmp_path / "missing.png").stat().st_size > 10_000
     assert (tmp_path / "missing.csv").read_text().count("\n") == 6

@@ -39,7 +39,7 @@ def fake(bounds: dict[Any, list[float | None]]) -> Any:
         done = bounds[run[0]][run[1]] is not None
         return SimpleNamespace(progress=lambda: "finished" if done else "stopped")
 
-    return SimpleNamespace(runs=runs, summary=summary, folder=folder)
+    return SimpleNamespace(runs=runs, summary=summary, folder=folder, bounds=bounds)
 
 
 def test_gains_are_paired_by_seed_and_k():
@@ -67,6 +67,14 @@ def test_gains_are_paired_by_seed_and_k():
     assert rows[3]["shrinks"] == pytest.approx(shrinks.mean())
     assert rows[3]["shrinks_error"] == pytest.approx(shrinks.std(ddof=1) / 3**0.5)
     assert [row["shrinks"] for row in rows[:3]] == [None] * 3
+    # In any order of --k.
+    turned = dict(
+        sorted(cells.bounds.items(), key=lambda item: (item[0][1] != "normal", -item[0][3]))
+    )
+    again = posterior_table.table_rows(fake(turned))
+    assert {(row["posterior"], row["k"]): row["shrinks"] for row in again} == {
+        (row["posterior"], row["k"]): row["shrinks"] for row in rows
+    }
     assert rows[2]["bound"] == pytest.approx((common + gain).mean())
     assert rows[0]["bound_gain"] == 0.0 and rows[0]["bound_gain_error"] is None
 

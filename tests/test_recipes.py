@@ -165,12 +165,36 @@ def test_an_objective_that_the_recipe_does_not_suit():
     groups = Config.of(objective="miwae", parameters={"m": 5})
     groups.check()  # 5 groups don't divide a first k of 2 or 8
     assert groups.recipe(59_600).first_passes == 0
+    with pytest.raises(
+        UsageError, match="m to divide|divide k"
+    ):  # what was asked for is not dropped
+        Config.of(objective="miwae", parameters={"m": 5}, first_passes=20, first_k=8).check()
     for objective in ("piwae", "sumo", "tvo", "jackknife", "cubo", "vae"):
         config = Config.of(objective=objective)
         config.check()
         assert config.recipe(59_600).passes == recipes.preset("quick").passes
     with pytest.raises(UsageError, match="Expected --gradient 'rws' to be defined for"):
         Config.of(objective="vae", gradient="rws").check()
+
+
+def test_flags_are_checked_with_the_recipe_of_the_data():
+    """Digits take 120 passes, where MNIST takes 109."""
+    few = Config.of(dataset="digits", first_passes=110)
+    few.check()
+    few.check_recipes(1_400)
+    with pytest.raises(
+        UsageError, match="Expected --first-passes to be under --passes, 109, got 110"
+    ):
+        few.check_recipes(59_600)
+    for config, message in (
+        (
+            Config.of(passes=10, kl_warm_up=20.0, gradient="reparam"),
+            "--kl-warm-up to be a number in",
+        ),
+        (Config.of(passes=1, first_k=8), "--first-k with --first-passes, got none: .* of so few"),
+    ):
+        with pytest.raises(UsageError, match=f"Expected {message}"):
+            config.check()
 
 
 GROWTH = ("--passes", 4, "--k", 6, "--first-k", 2, "--first-passes", 2, "--resampled", 3)

@@ -190,6 +190,10 @@ def test_files_are_written_with_the_label(tmp_path):
     assert len(rows) == len(NLLS)
     assert all("REDUCED PROTOCOL" in row["protocol"] for row in rows)
     assert (out / "table1.png").read_bytes().startswith(b"\x89PNG")
+    # A table without orderings leaves none of an earlier one beside it.
+    one = dict(list(cells.runs.items())[:1])
+    table1_results._write(Cells(one, tmp_path), out, "command")
+    assert {file.name for file in out.iterdir()} == {"table1.md", "table1.csv", "table1.png"}
 
 
 def test_cells_of_another_protocol_are_refused_before_anything_is_written(tmp_path):

@@ -17,7 +17,8 @@ def resampled_posterior(
     """Draw from q_IW, the posterior that the k-sample bound fits.
 
     A draw from q_IW is one of k samples from q, chosen with probability proportional to its weight.
-    q_IW is q for k = 1 (of stratified samples, as of a mixture, with each component equally often), and tends to the true posterior as k grows.
+    q_IW is q for k = 1, and tends to the true posterior as k grows. The samples of a mixture are stratified:
+    at k = 1 each component is drawn equally often.
 
     Args:
       params: parameters that carry their model.

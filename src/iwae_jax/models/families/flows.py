@@ -167,7 +167,8 @@ class Autoregressive(_OfNetworks):
     """Inverse autoregressive flow: each latent is gated by a masked network of those before it and of x.
 
     z <- g z + (1 - g) m, where g and m of latent i read latents before i alone, and the order turns from
-    map to map. For the first latent of a map they are two trained numbers. The inverse takes a pass of the network for each latent: ``has_density`` is False.
+    map to map. For the first latent of a map they are two trained numbers. The inverse takes a pass of the
+    network for each latent: ``has_density`` is False.
 
     Attributes:
       layers: the number of maps.
