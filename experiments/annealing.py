@@ -6,8 +6,8 @@ Annealed importance sampling usually gives a tighter bound than the run's import
 chains move by Hamiltonian Monte Carlo and start from q(z | x) or from the prior. On data drawn from
 the model, the gap between a lower and an upper bound of log p(x) bounds the error of the estimate.
 
-Writes annealing-posterior-1000x16-seed0.json and .png into the run folder; the name has the start,
-steps, chains and seed. The table has both estimates on the same images. Needs the extra
+Writes annealing-posterior-1000x16-first100-seed0.json and .png into the run folder; the name has the start,
+steps, chains, images and seed. The table has both estimates on the same images. Needs the extra
 iwae_jax[annealing]. A hundred images take about ten minutes on two cores.
 """
 

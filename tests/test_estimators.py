@@ -616,3 +616,10 @@ def test_signals_of_weights_far_from_zero_keep_their_digits(name, objective):
     near, far = (estimator.coefficients(function, each) for each in (log_w, log_w - 1e5))
     assert far.q is not None and near.q is not None
     np.testing.assert_allclose(far.q, near.q, atol=1e-5)
+
+
+@pytest.mark.parametrize("base", [gradients.Reparam, gradients.STL])
+@pytest.mark.parametrize("member", ["coefficients", "per_sample", "per_datum"])
+def test_a_subclass_inherits_no_claim_about_what_it_replaces(base, member):
+    found = type("Changed", (base,), {member: getattr(base, member)})
+    assert (found.plain, found.common_p, found.tempered) == (False, False, False)

@@ -224,6 +224,7 @@ SHARED_RANKS = {
     "config": 5,
     "entries": 5,
     "folders": 6,
+    "board": 7,
     "datasets": 6,
     "summary": 6,
     "table_flags": 6,

@@ -109,7 +109,7 @@ def test_annealing_a_run(type_it, trained):
     words = ["--images", 10, "--simulated", 5, "--chains", 8, "--steps", 20, "--leapfrog", 3]
     status, printed = type_it(annealing, trained, *words)
     assert status == 0 and "gap of the bounds on 5 simulated data" in printed
-    found = json.loads((trained / "annealing-posterior-20x8-seed0.json").read_text())
+    found = json.loads((trained / "annealing-posterior-20x8-first10-seed0.json").read_text())
     # The run's own estimate of the same images and pixels.
     log_p = np.load(trained / "test_log_likelihood.npy")[:10]
     assert found["importance_nll"] == pytest.approx(-log_p.mean())
@@ -118,7 +118,9 @@ def test_annealing_a_run(type_it, trained):
     # Both estimates are low in expectation, and that of 60 samples by more.
     assert 2 * found["gain_standard_error"] < found["gain"] < 4
     assert found["monte_carlo_error"] < 0.5 and found["gap"] > -4 * found["gap_standard_error"]
-    assert (trained / "annealing-posterior-20x8-seed0.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        (trained / "annealing-posterior-20x8-first10-seed0.png").read_bytes().startswith(b"\x89PNG")
+    )
 
 
 def test_annealing_compares_estimates_of_the_same_images(type_it, trained, monkeypatch):
@@ -145,7 +147,7 @@ def test_annealing_compares_estimates_of_the_same_images(type_it, trained, monke
     words = ["--images", 12, "--simulated", 13, "--chains", 8, "--steps", 5, "--leapfrog", 3]
     status, _ = type_it(annealing, trained, *words, "--start", "prior")
     assert status == 0 and blocks == [10, 2]
-    found = json.loads((trained / "annealing-prior-5x8-seed0.json").read_text())
+    found = json.loads((trained / "annealing-prior-5x8-first12-seed0.json").read_text())
     assert abs(found["gain"]) < 1e-3 and found["gain_standard_error"] < 1e-3
     assert found["nll"] == pytest.approx(found["importance_nll"], abs=1e-3)
     assert (found["simulated"], found["gap"], found["gap_standard_error"]) == (13, 2.5, 0.0)

@@ -76,7 +76,7 @@ def anneal(
         **data_facts(config, data),
     }
     chains, steps, start = path["chains"], path["steps"], path["start"]
-    name = f"annealing-{start}-{steps}x{chains}-seed{seed}"
+    name = f"annealing-{start}-{steps}x{chains}-first{count}-seed{seed}"
 
     def save_results():
         folder.write(f"{name}.json", results)

@@ -99,6 +99,9 @@ def check_intensities(
                 f"from {smallest:g} to {largest:g}{hint}."
             )
         check_levels("images", np.asarray(images), levels, maximum)
+    wide = images.dtype.itemsize > np.dtype(jnp.result_type(int)).itemsize
+    if wide and images.dtype.kind in "iu":  # JAX would cut off their upper bits
+        images = images.astype(jnp.result_type(float))
     return images, float(maximum)
 
 

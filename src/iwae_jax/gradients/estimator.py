@@ -106,9 +106,9 @@ class Estimator(abc.ABC):
         super().__init_subclass__(**options)
         if "name" not in vars(cls):
             cls.name = cls.__name__.lower()
-        if "coefficients" in vars(cls):  # other ones than those that the base class speaks of
-            cls.plain = vars(cls).get("plain", False)
-            cls.common_p = vars(cls).get("common_p", False)
+        if {"coefficients", "per_sample", "per_datum"} & vars(cls).keys():
+            for name in ("plain", "common_p", "tempered"):  # they speak of those of the base class
+                setattr(cls, name, vars(cls).get(name, False))
 
     @abc.abstractmethod
     def coefficients(self, objective: Objective, log_w: Float[Array, "k n"]) -> Coefficients:

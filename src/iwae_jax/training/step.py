@@ -8,7 +8,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from iwae_jax.checks import check_key, check_memory, check_positive_int, check_unchanging
@@ -276,11 +275,6 @@ def train_epoch(
         takes_missing(model),
         getattr(model, "levels", None),
     )
-    if (
-        images.dtype.kind in "iu"
-        and images.dtype.itemsize > jnp.dtype(jnp.result_type(int)).itemsize
-    ):
-        images = np.asarray(images).astype(jnp.result_type(float))  # JAX would cut its bits off
     images = jnp.asarray(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
         letters = ", ".join(["n", *map(str, shape)])
