@@ -197,14 +197,6 @@ def test_flags_are_checked_with_the_recipe_of_the_data():
             config.check()
 
 
-def test_a_rate_that_would_rise_is_refused():
-    with pytest.raises(
-        UsageError, match="Expected --first-rate to be at least the last rate, 0.0001"
-    ):
-        Config.of(preset="paper", first_rate=5e-5).check()
-    Config.of(preset="paper", first_rate=5e-5, last_rate=5e-5).check()
-
-
 GROWTH = ("--passes", 4, "--k", 6, "--first-k", 2, "--first-passes", 2, "--resampled", 3)
 
 

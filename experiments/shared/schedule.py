@@ -35,7 +35,7 @@ class ScheduleFlags:
     rate_decay: Annotated[str | None, choices(recipes.DECAYS, "")] = None
     """stages: the paper's. cosine: half a cosine after a warm-up."""
     first_rate: Annotated[float | None, RateOfPreset] = None
-    """Highest learning rate."""
+    """Learning rate of the first stage, or after the warm-up: the highest, unless --last-rate is higher."""
     last_rate: Annotated[float | None, RateOfPreset] = None
     """Lowest learning rate, at the end or in the last of --total-stages."""
     warm_up: Annotated[float | None, RateOfPreset] = None

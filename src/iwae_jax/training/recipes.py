@@ -125,11 +125,6 @@ class Recipe:
             )
         for name in ("first_rate", "last_rate", "adam_eps"):
             check_number(name, getattr(self, name), 0.0, math.inf, open_low=True, open_high=True)
-        if self.first_rate < self.last_rate:
-            raise ValueError(
-                f"Expected first_rate to be at least the last rate, {self.last_rate:g}, got "
-                f"{self.first_rate:g}."
-            )
         for name in ("adam_beta1", "adam_beta2"):
             check_number(name, getattr(self, name), 0.0, 1.0, open_high=True)
         check_number("warm_up", self.warm_up, 0.0, self.passes)
