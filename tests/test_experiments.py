@@ -1,6 +1,7 @@
 """The command line, in this process: what a person types, sees and finds in the run folder."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import sys
@@ -14,6 +15,7 @@ import pytest
 import iwae_jax
 from experiments import evaluate as evaluate_command
 from experiments.shared import card, command, config, datasets, drawing, published, runner
+from experiments.shared.display import console
 from experiments.shared.folders import RunFolder
 from iwae_jax import checkpoints, evaluation, gradients
 from iwae_jax.data import files as data_files
@@ -405,6 +407,28 @@ def test_infinite_values_of_flags_come_back(run, tmp_path):
     assert again.run.checkpoint_seconds == np.inf
     restored, _, _ = runner.restore_run(folder, None)
     assert restored.objective_function == iwae_jax.objectives.Renyi(-np.inf)
+
+
+@pytest.mark.parametrize(("source", "kept"), [("auto", False), ("tfds", True)])
+def test_a_run_on_tfds_finds_its_folder_again(tmp_path, monkeypatch, source, kept):
+    """--data-dir is the folder of TFDS if that was asked for, and not where "auto" fell back to TFDS."""
+    monkeypatch.setattr(console, "quiet", True)
+    digits = datasets.load_data(config.Config.of(dataset="digits"))
+    data = dataclasses.replace(digits, name="mnist", source="tfds")
+    run = config.Config.of(
+        dataset="mnist", data_source=source, data_dir=str(tmp_path), passes=1, k=2, batch_size=700,
+        eval_k=2, eval_images=3, latent_sizes=(2,), hidden_sizes=((3,),),
+    )  # fmt: skip
+    folder = RunFolder(tmp_path / "run")
+    runner.run_one(run, folder, data, 0.0, quiet=True)
+    asked = []
+    monkeypatch.setattr(runner, "load_data", lambda config: asked.append(config.data) or data)
+    runner.restore_run(folder.path, None)
+    runner.restore_run(folder.path, str(folder.path))
+    assert [each.data_source for each in asked] == ["tfds"] * 2
+    assert [each.data_dir for each in asked] == [
+        str(tmp_path) if kept else None, str(folder.path)
+    ]  # fmt: skip
 
 
 def test_the_advice_after_a_signal_names_overwrite(monkeypatch):

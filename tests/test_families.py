@@ -1,5 +1,6 @@
 """Families of a layer, priors and likelihoods: against SciPy, sums and integrals, and exact likelihoods."""
 
+import dataclasses
 import itertools
 import math
 from dataclasses import replace
@@ -226,6 +227,9 @@ def test_small_scales_cost_no_digits(family):
     expected = SIZE * (13.0 - 0.5 * np.log(2 * np.pi * np.e))
     error = np.sqrt(SIZE / 2 / 4000)  # of the mean: log q has the variance of half a chi-square
     np.testing.assert_allclose(np.mean(log_q), expected, atol=4 * error)
+    # Rounded draws have a variance of 8. Half a chi-square has an excess kurtosis of 12 / SIZE.
+    error = SIZE / 2 * np.sqrt((2 + 12 / SIZE) / 4000)
+    np.testing.assert_allclose(np.var(log_q), SIZE / 2, atol=4 * error)
 
 
 @pytest.mark.parametrize("name", list(families.REAL))
@@ -519,6 +523,9 @@ def test_a_vamp_prior_is_the_mean_of_posteriors_at_its_inputs():
     each = [float(config.log_posterior(params, u, z)) for u in inputs]
     expected = np.log(np.mean(np.exp(each)))
     np.testing.assert_allclose(prior.log_prob(params, z), expected, rtol=1e-5)
+    for low, high in ((0.0, math.inf), (-math.inf, 2.0), (-math.inf, math.inf)):
+        inputs = dataclasses.replace(prior, data_range=(low, high)).pseudo_inputs(params)
+        assert low < inputs.min() < inputs.max() < high and len(np.unique(inputs)) == 12
 
 
 @pytest.mark.parametrize("latents", ["bernoulli", "categorical:classes=3"])

@@ -144,12 +144,15 @@ def test_annealing_compares_estimates_of_the_same_images(type_it, trained, monke
 
     monkeypatch.setattr(annealing_run.annealing, "annealed_log_weights", samples)
     monkeypatch.setattr(annealing_run.annealing, "bidirectional", both)
+    monkeypatch.setattr(annealing_run, "is_cross_entropy", lambda params, x: True)
     words = ["--images", 12, "--simulated", 13, "--chains", 8, "--steps", 5, "--leapfrog", 3]
-    status, _ = type_it(annealing, trained, *words, "--start", "prior")
+    status, printed = type_it(annealing, trained, *words, "--start", "prior")
     assert status == 0 and blocks == [10, 2]
+    assert "cross-entropy, no NLL, annealed" in printed and "not a likelihood" in printed
     found = json.loads((trained / "annealing-prior-5x8-first12-seed0.json").read_text())
     assert abs(found["gain"]) < 1e-3 and found["gain_standard_error"] < 1e-3
     assert found["nll"] == pytest.approx(found["importance_nll"], abs=1e-3)
+    assert not found["is_likelihood"]
     assert (found["simulated"], found["gap"], found["gap_standard_error"]) == (13, 2.5, 0.0)
 
 

@@ -145,6 +145,7 @@ def test_a_density_is_not_compared_with_a_probability_nor_with_a_cross_entropy(t
     found = page.collect(tmp_path)
     assert [found[number].name for number in page._best(found)] == ["b"]
     assert page.render(found, "x").count("not an NLL but a cross-entropy: -L_") == 1
+    assert page.render(found, "x").count("<em>cross-entropy, no NLL</em>") == 1
 
 
 def test_a_curve_has_the_bounds_of_its_name(tmp_path):
