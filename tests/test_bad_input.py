@@ -329,3 +329,5 @@ def test_keys_whose_draws_depend_on_the_batch_are_refused(implementation):
     ):
         with pytest.raises(ValueError, match=f"impl='threefry2x32'.*, got .* {implementation}"):
             call()
+    with jax.default_prng_impl(implementation):  # no key of the user's
+        iwae_jax.pretrained("mnist-vae-l1-k50")

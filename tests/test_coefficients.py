@@ -77,3 +77,32 @@ def test_resampling_never_takes_what_has_no_weight():
     samples, chosen = resample(2, jnp.array([0.5]), jax.tree.map(jnp.zeros_like, weighed))
     np.testing.assert_array_equal(chosen.p, 0.0)
     assert ((samples >= 0) & (samples < 5)).all()
+
+
+@pytest.mark.parametrize("name", ["vimco", "score"])
+@pytest.mark.parametrize("objective", [IWAE(), ELBO(), Renyi(0.5), Jackknife(1), TVO(3), Squared()])
+def test_signals_against_float64(name, objective):
+    """Also of a value that does not move with the log-weights, and far from zero."""
+    log_w = np.round(64 * np.random.default_rng(0).normal(-90, 1.5, (5, 3))) / 64
+    found = gradients.named(name).coefficients(objective, jnp.asarray(log_w, jnp.float32))
+    assert found.q is not None
+    with jax.enable_x64(True):
+        exact = jnp.asarray(log_w, jnp.float64)
+        for i in range(5):
+            others = jnp.delete(exact, i, axis=0)
+            baseline = objective(
+                exact.at[i].set(others.mean(axis=0)) if name == "vimco" else others
+            )
+            signal = objective(exact) - baseline - objective.gradient(exact)[i]
+            np.testing.assert_allclose(found.q[i], signal, rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("name", ["vimco", "score"])
+def test_the_baseline_of_weights_that_are_all_zero_is_0_nats(name):
+    """Whatever the sample: it must not depend on it."""
+    log_w = jnp.array([[-90.0], [-jnp.inf]])
+    found = gradients.named(name).coefficients(IWAE(), log_w)
+    assert found.q is not None
+    value = -90 - np.log(2)
+    baseline = np.log(0.5) if name == "vimco" else 0.0  # L of the weights 1 and 0; none
+    np.testing.assert_allclose(found.q[0, 0], value - baseline - 1.0, rtol=1e-5)

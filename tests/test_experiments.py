@@ -421,6 +421,12 @@ def test_a_run_on_tfds_finds_its_folder_again(tmp_path, monkeypatch, source, kep
     )  # fmt: skip
     folder = RunFolder(tmp_path / "run")
     runner.run_one(run, folder, data, 0.0, quiet=True)
+    if kept:
+        (tmp_path / "iwae_jax" / "mnist").mkdir(parents=True)
+    else:  # as earlier versions wrote it
+        saved = json.loads((folder.path / "config.json").read_text())
+        assert saved["data_dir"] is None
+        folder.write("config.json", saved | {"data_dir": str(tmp_path)})
     asked = []
     monkeypatch.setattr(runner, "load_data", lambda config: asked.append(config.data) or data)
     runner.restore_run(folder.path, None)
@@ -429,6 +435,42 @@ def test_a_run_on_tfds_finds_its_folder_again(tmp_path, monkeypatch, source, kep
     assert [each.data_dir for each in asked] == [
         str(tmp_path) if kept else None, str(folder.path)
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"kl_warm_up": 20.0, "gradient": "reparam"},
+        {"passes": 1, "first_k": 1},
+        {"objective": "miwae", "parameters": {"m": 2}, "first_passes": 1, "first_k": 1},
+        {"posterior": "mixture:components=2", "kl_weight": 0.5, "gradient": "reparam"},
+        {"data_dir": "gone"},
+    ],
+)
+def test_folders_of_runs_that_are_refused_today_stay_readable(tmp_path, monkeypatch, flags):
+    """Earlier versions trained them: without the first passes, or with a shorter warm-up."""
+    monkeypatch.setattr(console, "quiet", True)
+    run = config.Config.of(
+        **{"dataset": "digits", "passes": 2, "k": 2, "batch_size": 700, "eval_k": 2, "eval_images": 3,
+           "latent_sizes": (2,), "hidden_sizes": ((3,),)} | flags
+    )  # fmt: skip
+    with pytest.raises(config.UsageError):
+        run.check()
+    folder, data = (
+        RunFolder(tmp_path / "run"),
+        datasets.load_data(config.Config.of(dataset="digits")),
+    )
+    monkeypatch.setattr(iwae_jax, "train_epoch", untempered)
+    runner.run_one(run, folder, data, 0.0, quiet=True)
+    monkeypatch.undo()
+    monkeypatch.setattr(console, "quiet", True)
+    again, _, params = runner.restore_run(folder.path, None)
+    assert again.bound == run.bound and jax.tree.leaves(params)
+
+
+def untempered(*arguments, beta=None, train_epoch=iwae_jax.train_epoch, **options):
+    """A pass of an earlier version, which took a weight of the KL term with any model."""
+    return train_epoch(*arguments, **options)
 
 
 def test_the_advice_after_a_signal_names_overwrite(monkeypatch):

@@ -418,7 +418,7 @@ def test_a_seed_of_compare_is_a_run_of_its_own(compared):
             if (row["entry"], row["seed"], row["pass"]) == ("iwae", "0", str(number + 1))
         )
         mean = np.average(values, weights=[300] * 4 + [200])  # 1,400 images
-        np.testing.assert_allclose(got, mean, rtol=1e-5)
+        np.testing.assert_allclose(got, mean, rtol=1e-5, atol=1e-3)  # rounding, over steps of Adam
 
 
 def test_compare_goes_on_where_it_was_stopped(type_it, tmp_path, compared):
@@ -464,7 +464,7 @@ def test_compare_cuts_its_seeds_over_devices(tmp_path, compared, begun, passes):
         for row, one in zip(rows(folder / name), rows(compared[0] / name), strict=True):
             assert row["entry"] == one["entry"]
             for column in columns:
-                # Rounding of 14 steps; seeds and entries differ by a hundred times as much.
+                # Rounding of 10 steps; seeds and entries differ by a hundred times as much.
                 expected = pytest.approx(float(one[column]), rel=1e-5, abs=1e-3)
                 assert float(row[column]) == expected, column
 

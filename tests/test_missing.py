@@ -171,11 +171,16 @@ def test_a_value_out_of_range_is_not_taken_for_a_missing_one():
     )
     assert np.isfinite(drawn[0, 0]) and np.isnan(drawn[0, 2])
     np.testing.assert_array_equal(drawn[0, jnp.array([1, 3])], np.inf)
-    for likelihood in ("bernoulli", "discretised_logistic:levels=17", "categorical:levels=17"):
+    for likelihood in ("bernoulli", "discretised_logistic:levels=256", "categorical:levels=16"):
         config = iwae_jax.ModelConfig((6,), (2,), ((4,),), likelihood=likelihood, missing=True)
         params = iwae_jax.init(KEY, config)
         value = jax.jit(lambda x, params=params: iwae_jax.bound(params, x, KEY, 2))
-        assert np.isfinite(value(jnp.zeros(6).at[1].set(jnp.nan)))
+        seen = jnp.zeros(6).at[1].set(jnp.nan)
+        assert np.isfinite(value(seen))
+        joint = jax.grad(
+            lambda p, c=config: c.log_conditional(p, jnp.full(6, jnp.nan), (jnp.ones(2),))
+        )
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(joint(params)))
         assert not np.isfinite(value(jnp.zeros(6).at[0].set(2.0)))
 
 
@@ -188,6 +193,8 @@ def test_intensities_that_are_no_level_have_no_probability():
         for x, known in ((0.0, True), (1.0, True), (0.4, False), (np.nan, False), (1.2, False)):
             value = config.log_conditional(params, jnp.full(3, x), z)
             assert np.isfinite(value) == known, (likelihood, x)
+        with pytest.raises(ValueError, match="Expected x to be levels, i / 1 with i from 0 to 1"):
+            iwae_jax.bound(params, jnp.full(3, 0.4), KEY, 2)
 
 
 class Beta:

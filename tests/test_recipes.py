@@ -166,7 +166,7 @@ def test_an_objective_that_the_recipe_does_not_suit():
     groups.check()  # 5 groups don't divide a first k of 2 or 8
     assert groups.recipe(59_600).first_passes == 0
     with pytest.raises(
-        UsageError, match="m to divide|divide k"
+        UsageError, match="--first-passes whose samples go with --objective=miwae"
     ):  # what was asked for is not dropped
         Config.of(objective="miwae", parameters={"m": 5}, first_passes=20, first_k=8).check()
     for objective in ("piwae", "sumo", "tvo", "jackknife", "cubo", "vae"):
@@ -189,9 +189,12 @@ def test_flags_are_checked_with_the_recipe_of_the_data():
     for config, message in (
         (
             Config.of(passes=10, kl_warm_up=20.0, gradient="reparam"),
-            "--kl-warm-up to be a number in",
+            "--kl-warm-up to be at most the passes, 10, got 20",
         ),
-        (Config.of(passes=1, first_k=8), "--first-k with --first-passes, got none: .* of so few"),
+        (
+            Config.of(passes=1, first_k=8),
+            "--first-k with --first-passes, got none: all passes take --k",
+        ),
     ):
         with pytest.raises(UsageError, match=f"Expected {message}"):
             config.check()

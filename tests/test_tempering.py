@@ -87,7 +87,7 @@ def test_estimators_that_hold_for_one_beta_alone_are_refused():
     for name in gradients.NAMES:
         if not gradients.named(name).tempered:
             with pytest.raises(ValueError, match=f"takes beta, such as 'reparam', got '{name}'"):
-                gradients.check_tempered(name, None)
+                gradients.check_tempered(name)
     with pytest.raises(ValueError, match="takes beta, such as 'reparam', got 'dreg@2'"):
         gradient = gradients.resampled(2, "dreg")
         iwae_jax.bound(small(1), X, KEY, 3, gradient=gradient, beta=0.5)

@@ -158,16 +158,18 @@ class BoundFlags:
         """The objective of a run."""
         return known_objectives()[self.objective[0]](**self.taken())
 
-    def recipe(self, recipe: Recipe, model: ModelConfig, *, keep_first: bool = False) -> Recipe:
+    def recipe(self, recipe: Recipe, model: ModelConfig) -> Recipe:
         """A recipe with the gradient of a run. Flags that are not given are those of the recipe.
 
         For an objective, a route, a model or a weight of the KL term that does not go with the recipe's
         estimator, it is the default one; for discrete latents, VIMCO. First passes whose samples do not go
-        with the objective are left out, unless ``keep_first``.
+        with the objective are left out, and a warm-up is cut to the passes: `Config.check_recipes` refuses both
+        where they were asked for.
         """
         climb = {
             name: getattr(self, name) for name in ("kl_weight", "kl_warm_up", "mmd", "mmd_kernel")
         }
+        climb["kl_warm_up"] = min(self.kl_warm_up, recipe.passes)
         recipe = replace(recipe, **climb)
         if self.resampled is not None:
             recipe = replace(recipe, resampled=self.resampled or None)
@@ -179,7 +181,7 @@ class BoundFlags:
             recipe = replace(recipe, gradient=gradients.DEFAULT)
         estimator = self._routes(self.gradient[0] if self.gradient else recipe.gradient)
         some = recipe.samples(1, self.k[0])
-        if not keep_first and some < self.k[0] and not self._allows(recipe, estimator, some, model):
+        if some < self.k[0] and not self._allows(recipe, estimator, some, model):
             # Groups, say, that don't divide it.
             recipe = replace(recipe, first_passes=0)
         if self.chunk is not None:

@@ -52,6 +52,7 @@ def compare(
     """
     folder = Path(config.run.out_dir)
     data = load_data(config)
+    config.check_recipes(len(data.train))
     passes = config.recipe(len(data.train)).passes
     console.print(
         f"{data.name} from {data.source} ({data.origin}): {len(entries)} entries, {counted(seeds, 'seed')}, "

@@ -157,14 +157,21 @@ class Config:
 
     def check(self) -> None:
         """Raise a `UsageError` for the first invalid value."""
+        self.check_flags()
+        try:
+            self.check_recipes(recipes.SMALL)
+        except UsageError as error:
+            try:
+                self.check_recipes(1)  # few images have recipes of their own
+            except UsageError:
+                raise error from None
+
+    def check_flags(self) -> None:
+        """`check` without the recipes: earlier versions took some that are refused today."""
         for each in fields(self):
             getattr(self, each.name).check()
         if self.bound.parameters.analytic_kl and max(self.network.numbers_of_layers) > 1:
             raise UsageError("Expected --analytic-kl with --layers 1, got more layers.")
-        try:
-            self.check_recipes(recipes.SMALL)
-        except UsageError:
-            self.check_recipes(1)  # few images have recipes of their own
 
     def check_recipes(self, images: int) -> None:
         """Raise a `UsageError` for the first run that has no recipe for so many training images."""
@@ -177,6 +184,7 @@ class Config:
                         f"Expected --binarization=none with --likelihood={run.network.likelihood[0]}, which "
                         f"is not of binary data, got {self.data.binarization}."
                     )
+                run.check_kept(recipe)
                 recipe.check(run.objective_function, run.bound.k[0], model)
         except ValueError as error:
             names = [*_GROUPS, *(each.name for each in fields(Parameters))]
@@ -184,6 +192,24 @@ class Config:
             message = in_flags(str(error), names, routes)
             message = message.replace("gradients.ByRoute takes", "--p-gradient=reparam takes")
             raise UsageError(message) from error
+
+    def check_kept(self, recipe: Recipe) -> None:
+        """Raise a `UsageError` if the recipe of a run leaves out flags that were given."""
+        given = self.schedule.given()
+        if self.bound.kl_warm_up > recipe.passes:
+            raise UsageError(
+                f"Expected --kl-warm-up to be at most the passes, {recipe.passes}, got "
+                f"{self.bound.kl_warm_up:g}."
+            )
+        if given.get("first_passes") and not recipe.first_passes:
+            raise UsageError(
+                f"Expected --first-passes whose samples go with --objective={self.bound.objective[0]}, got "
+                f"--first-k={recipe.first_k}."
+            )
+        if "first_k" in given and not recipe.first_passes:
+            raise UsageError(
+                "Expected --first-k with --first-passes, got none: all passes take --k."
+            )
 
     def runs(self) -> list["Config"]:
         """One config for each combination of the swept values."""
@@ -229,11 +255,8 @@ class Config:
 
     def recipe(self, images: int = recipes.SMALL) -> Recipe:
         """The recipe of a run with so many training images."""
-        given = {"first_passes", "first_k"} & self.schedule.given().keys()
         recipe = self.bound.recipe(
-            self.schedule.recipe(images, self.network.depth),
-            self.model(784),
-            keep_first=bool(given),
+            self.schedule.recipe(images, self.network.depth), self.model(784)
         )
         binary = self.network.likelihood == ("bernoulli",) and self.data.binarization != "none"
         if self.schedule.precision is None and not binary:

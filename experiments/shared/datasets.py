@@ -1,6 +1,7 @@
 """Load a data set, and name it in captions."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -28,7 +29,6 @@ def load_data(config: Config) -> Dataset:
         if issubclass(warning.category, UserWarning):
             warn(_in_flags(str(warning.message)))
     _check_values(config, data)
-    config.check_recipes(len(data.train))
     schedule = config.schedule
     whole = schedule.preset == "paper" and schedule.passes is None and schedule.stages is None
     if data.source == "embedded" and whole:
@@ -37,6 +37,16 @@ def load_data(config: Config) -> Dataset:
             "--passes."
         )
     return data
+
+
+def used_folder(source: str, config: Config) -> str | None:
+    """The folder that the data of a run came from, if it was one of the user's."""
+    folder = config.data.data_dir
+    if source == "tfds" and folder is not None:
+        # Earlier versions kept the folder that "auto" looked into first.
+        there = Path(folder).expanduser() / "iwae_jax" / config.data.dataset
+        return folder if there.is_dir() else None
+    return folder if source == "files" else None
 
 
 def _check_values(config: Config, data: Dataset) -> None:

@@ -45,7 +45,8 @@ class Keys(NamedTuple):
     @classmethod
     def of(cls, config: Config) -> "Keys":
         """All from the run's seed."""
-        return cls(*jax.random.split(jax.random.key(config.run.seed[0]), len(cls._fields)))
+        key = jax.random.key(config.run.seed[0], impl="threefry2x32")
+        return cls(*jax.random.split(key, len(cls._fields)))
 
 
 def mean_bound(

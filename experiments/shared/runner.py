@@ -17,7 +17,7 @@ import numpy as np
 import iwae_jax
 from experiments.shared.board import Board, check_tensorboard
 from experiments.shared.config import Config
-from experiments.shared.datasets import load_data, observations
+from experiments.shared.datasets import load_data, observations, used_folder
 from experiments.shared.display import Display, console, counted, warn
 from experiments.shared.errors import DivergedError, UsageError
 from experiments.shared.files import write_atomically
@@ -41,6 +41,7 @@ def run_all(experiment: str, config: Config, started: float) -> int:
     with ambient(config.run.mesh):  # or an error before anything is written
         pass
     data = from_first(load_data, config)
+    config.check_recipes(len(data.train))
     runs = config.runs()
     folders = from_first(
         lambda: [RunFolder.of(config.run.out_dir, experiment, run) for run in runs]
@@ -84,7 +85,7 @@ def run_one(
       The summary of the run. It is printed unless ``quiet``.
     """
     with contextlib.ExitStack() as lock:
-        check_tensorboard(config.run.tensorboard)  # before --overwrite discards a run
+        from_first(check_tensorboard, config.run.tensorboard)  # before --overwrite discards a run
 
         def open_folder():
             lock.enter_context(folder.locked())
@@ -343,8 +344,9 @@ def restore_run(path: Path, data_dir: str | None) -> tuple[Config, Dataset, iwae
     if saved is None or facts is None:
         raise UsageError(f"Expected a run's folder, got {str(path)!r}.")
     config = Config.from_json(saved)
-    config = config.replace(data_source=facts["source"], data_dir=data_dir or config.data.data_dir)
-    config.replace(after=None).check()  # the run that it started from may be gone
+    own = used_folder(facts["source"], config)
+    config = config.replace(data_source=facts["source"], data_dir=data_dir or own)
+    config.replace(after=None).check_flags()  # the run that it started from may be gone
     data = from_first(load_data, config)
     return config, data, restore_params(path, data)
 

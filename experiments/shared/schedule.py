@@ -121,11 +121,6 @@ class ScheduleFlags:
         share = preset.first_passes / preset.passes
         # However few the passes, the last one takes --k.
         values.setdefault("first_passes", min(round(share * passes), passes - 1))
-        if "first_k" in values and not values["first_passes"]:
-            whose = f"of --preset={self.preset}" if "passes" not in values else "of so few"
-            raise UsageError(
-                f"Expected --first-k with --first-passes, got none: all passes {whose} take --k."
-            )
         values.setdefault("warm_up", min(preset.warm_up, passes / 2))
         try:
             return Recipe(

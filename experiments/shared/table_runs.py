@@ -54,6 +54,7 @@ class Cells:
                 self.data[runs[0].data.dataset] = load_data(runs[0])
         for run in self.distinct():  # refuse folders of another protocol before all work
             data = self.data_of(run)
+            run.check_recipes(len(data.train))
             self.folder(run).check(run.replace(data_source=data.source), run_facts(run, data))
 
     def data_of(self, run: Config) -> Dataset:

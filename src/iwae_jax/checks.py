@@ -149,10 +149,10 @@ def check_key(key: Any, batch_shape: tuple[int, ...] = ()) -> Array:
 def check_levels(name: str, values: np.ndarray, levels: int | None, maximum: float = 1.0) -> None:
     """Raise a `ValueError` if a value / maximum is not i / (levels - 1) for a whole number i.
 
-    A likelihood would round such a value to the nearest level. NaN counts as a level. Data with two levels, or
-    with None (continuous), are not checked.
+    A likelihood would round such a value to the nearest level. NaN counts as a level. With None, any value will
+    do.
     """
-    if levels is None or levels <= 2 or (values.dtype == np.uint8 and (levels - 1) % maximum == 0):
+    if levels is None or (values.dtype == np.uint8 and (levels - 1) % maximum == 0):
         return
     scale = (levels - 1) / maximum
     for block in np.array_split(values, max(1, values.size // 10**7)):

@@ -193,10 +193,22 @@ def takes_missing(model: Any) -> bool:
     return getattr(model, "missing", False)
 
 
+def known_levels(model: Any) -> int | None:
+    """The number of values that a number in x may have; None if any in the model's range will do.
+
+    A Bernoulli likelihood takes intensities too, although its x has two levels.
+    """
+    likelihood = getattr(getattr(model, "parts", None), "likelihood", None)
+    if likelihood is not None:
+        return getattr(getattr(likelihood, "of", likelihood), "levels", None)
+    levels = getattr(model, "levels", None)
+    return levels if levels is not None and levels > 2 else None
+
+
 def check_x(model: Any, x: Any) -> Array:
     """Return ``x`` as observations of a model, or raise a `ValueError`; see `check_observation`."""
-    shape, levels = tuple(model.data_shape), getattr(model, "levels", None)
-    return check_observation(x, shape, model.data_range, takes_missing(model), levels)
+    shape = tuple(model.data_shape)
+    return check_observation(x, shape, model.data_range, takes_missing(model), known_levels(model))
 
 
 def check_density(model: Any, what: str) -> None:

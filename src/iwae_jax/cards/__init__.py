@@ -85,7 +85,9 @@ def pretrained(name: str, folder: str | Path = HERE) -> Params:
     content = file.read_bytes() if file.is_file() else b""
     if hashlib.sha256(content).hexdigest() != about["sha256"]:
         raise ValueError(f"Expected {file} to be the file of its card, got other bytes.")
-    template = jax.eval_shape(lambda: init(jax.random.key(0), ModelConfig(**about["model"])))
+    template = jax.eval_shape(
+        lambda: init(jax.random.key(0, impl="threefry2x32"), ModelConfig(**about["model"]))
+    )
     wanted, structure = jax.tree_util.tree_flatten_with_path(template)
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         stored = {path: arrays[path] for path in arrays.files}

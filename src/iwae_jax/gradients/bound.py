@@ -95,7 +95,7 @@ def bound(
     return values.reshape(batch_shape)
 
 
-def check_tempered(gradient: Estimator | str, model: Any) -> None:
+def check_tempered(gradient: Estimator | str, model: Any = None) -> None:
     """Raise a `ValueError` if the estimator or the model takes no weight of the KL term."""
     if hasattr(model, "strata"):
         raise ValueError(

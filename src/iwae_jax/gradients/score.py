@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from iwae_jax.gradients.estimator import Coefficients, Estimator, Needs
 from iwae_jax.objectives import NAMES, Objective
+from iwae_jax.objectives.base import AtUniform
 from iwae_jax.typing import Array, Float, Int
 
 
@@ -31,15 +32,17 @@ class VIMCO(Estimator):
     common_p = True
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
+        c, (log_w, zero) = objective.gradient(log_w), _relative(objective, log_w)
+
         def baseline(i, others):
             # Weights of zero, and samples that were not drawn, do not enter the mean.
             seen = jnp.isfinite(others)
             total = jnp.sum(jnp.where(seen, others, 0.0), axis=0)
-            mean = total / jnp.maximum(jnp.sum(seen.astype(total.dtype), axis=0), 1.0)
+            count = jnp.sum(seen.astype(total.dtype), axis=0)
+            mean = jnp.where(count > 0, total / jnp.maximum(count, 1.0), zero)
             return objective(log_w.at[i].set(mean))
 
-        c, log_w = objective.gradient(log_w), _relative(objective, log_w)
-        return Coefficients(c, q=_signals(objective, log_w, baseline) - c)
+        return Coefficients(c, q=_signals(objective, log_w, zero, baseline) - c)
 
     def refuse(self, objective: Objective, k: int) -> str | None:
         del objective
@@ -66,9 +69,10 @@ class Score(Estimator):
 
     def coefficients(self, objective: Objective, log_w: Array) -> Coefficients:
         c = objective.gradient(log_w)
-        if len(log_w) > 1:  # the signal of one is V itself
-            log_w = _relative(objective, log_w)
-        signals = _signals(objective, log_w, lambda _, others: objective(others))
+        if len(log_w) == 1:
+            return Coefficients(c, q=objective(log_w)[None] - c)
+        log_w, zero = _relative(objective, log_w)
+        signals = _signals(objective, log_w, zero, lambda _, others: objective(others))
         return Coefficients(c, q=signals - c)
 
     def refuse(self, objective: Objective, k: int) -> str | None:
@@ -83,31 +87,35 @@ class Score(Estimator):
         return None
 
 
-def _relative(objective: Objective, log_w: Float[Array, "k n"]) -> Float[Array, "k n"]:
-    """The log-weights relative to the largest of each datum, for an objective that this shifts alike.
+def _relative(
+    objective: Objective, log_w: Float[Array, "k n"]
+) -> tuple[Float[Array, "k n"], Float[Array, " n"]]:
+    """The log-weights relative to the largest of each datum, and where 0 nats lie then.
 
-    Signals are differences of two values near log w, which would round away much of a signal of 1/k.
+    Signals are differences of two values near log w, which would round away much of a signal of 1/k. The
+    library's objectives move with the log-weights; others may not, and stay as they are.
     """
-    if not isinstance(getattr(objective, "objective", objective), tuple(NAMES.values())):
-        return log_w
-    peak = jnp.max(log_w, axis=0, keepdims=True)
-    return log_w - jnp.where(jnp.isfinite(peak), peak, 0.0)
+    inner = objective.objective if isinstance(objective, AtUniform) else objective
+    if type(inner) not in NAMES.values():
+        return log_w, jnp.zeros_like(log_w[0])
+    peak = jnp.max(log_w, axis=0)
+    shift = jnp.where(jnp.isfinite(peak), peak, 0.0)
+    return log_w - shift[None], -shift
 
 
 def _signals(
     objective: Objective,
     log_w: Float[Array, "k n"],
+    zero: Float[Array, " n"],
     baseline: Callable[[Int[Array, ""], Float[Array, "others n"]], Float[Array, " n"]],
 ) -> Float[Array, "k n"]:
-    """V minus a baseline that does not depend on sample i, for each i; V itself for k = 1."""
+    """V minus a baseline that does not depend on sample i, for each i; 0 nats where it is not finite."""
     k = log_w.shape[0]
     value = objective(log_w)
-    if k == 1:
-        return value[None]
 
     def row(i):
         places = jnp.arange(k - 1)
         without = baseline(i, log_w[jnp.where(places < i, places, places + 1)])
-        return value - jnp.where(jnp.isfinite(without), without, 0.0)
+        return value - jnp.where(jnp.isfinite(without), without, zero)
 
     return jax.lax.map(row, jnp.arange(k), batch_size=8)

@@ -61,7 +61,8 @@ class SeenLikelihood:
         values = x.reshape(-1)
         seen = ~jnp.isnan(values)
         # Its log-probability is not counted, but its derivative must be finite.
-        stand_in = inner_value(*self.data_range)
+        low, high = self.data_range
+        stand_in = low if getattr(self.of, "levels", None) else inner_value(low, high)
         each = jax.vmap(self.of.log_prob, in_axes=(mapped, 0))(
             flat, jnp.where(seen, values, stand_in)
         )

@@ -84,10 +84,12 @@ class Objective(abc.ABC):
 
     def at(self, uniform: Float[Array, "*batch"]) -> "Objective":
         """A randomised objective at given uniform numbers: a function of ``log_w`` alone."""
-        return _At(self, uniform)
+        return AtUniform(self, uniform)
 
 
-class _At(Objective):
+class AtUniform(Objective):
+    """A randomised objective at given uniform numbers."""
+
     def __init__(self, objective: Objective, uniform: Array):
         self.objective, self.uniform = objective, uniform
 

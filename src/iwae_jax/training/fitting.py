@@ -21,7 +21,7 @@ from iwae_jax.gradients import DEFAULT, DISCRETE, bound
 from iwae_jax.models import ModelConfig, in_precision
 from iwae_jax.objectives import IWAE
 from iwae_jax.objectives import named as named_objective
-from iwae_jax.protocol import Params, datum_keys, init
+from iwae_jax.protocol import Params, datum_keys, init, known_levels
 from iwae_jax.training.checkpoints import Checkpoints
 from iwae_jax.training.recipes import Recipe, preset
 from iwae_jax.training.schedule import mean_of_pass
@@ -131,7 +131,8 @@ def fit(
     top = maximum if maximum is not None else 255.0 if eight_bit else 1.0
     top = float(check_number("maximum", top, 0.0, math.inf, open_low=True, open_high=True))
     # Before anything is written; with the data held out, which `train_epoch` does not see.
-    check_intensities(data, top, config.data_range, config.missing, config.levels)
+    levels = None if binary else known_levels(config)
+    check_intensities(data, top, config.data_range, config.missing, levels)
     k, function = check_positive_int("k", k), named_objective(objective)
     given = recipe is not None
     if recipe is None:

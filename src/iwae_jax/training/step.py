@@ -33,6 +33,7 @@ from iwae_jax.protocol import (
     check_members,
     check_x,
     datum_keys,
+    known_levels,
     model_of,
     other_key,
     takes_missing,
@@ -273,7 +274,7 @@ def train_epoch(
         maximum,
         tuple(model.data_range),
         takes_missing(model),
-        getattr(model, "levels", None),
+        known_levels(model) if binarization == "none" else None,
     )
     images = jnp.asarray(images)
     if images.ndim != 1 + len(shape) or images.shape[1:] != shape or not len(images):
