@@ -103,6 +103,7 @@ class Run:
 
     def compare(self, work: str, case: Case, task: Task, units: int, more: dict) -> None:
         """Check the bounds of all programs, time them in turn, and add their rows."""
+        programs.forget(self.arguments.peers)
         found, skipped = programs.builders(work, self.arguments.peers)
         self.skipped |= skipped
         if self.arguments.programs:

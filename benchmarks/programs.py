@@ -39,6 +39,18 @@ def builders(work: str, peers: tuple[str, ...]) -> tuple[dict[str, Build], dict[
     return found, skipped
 
 
+def forget(peers: tuple[str, ...]) -> None:
+    """Forget what PyTorch has compiled, before programs of other shapes.
+
+    Once it has seen two shapes it compiles for any, which is slower; and after eight programs of a function it
+    compiles no more.
+    """
+    if "torch" in peers and missing("torch") is None:
+        import torch  # pyright: ignore[reportMissingImports]
+
+        torch._dynamo.reset()  # pyright: ignore
+
+
 def builder(work: str, name: str) -> Build:
     """The program of a name."""
     for peer in PEERS:
