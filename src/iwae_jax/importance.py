@@ -93,12 +93,16 @@ def check_reparameterised(what: str, params: Params, data: Array, keys: Array) -
     """Raise a `ValueError` if z is not made of floats, through which gradients may flow."""
     draw = jax.vmap(params.model.sample_posterior, in_axes=(None, 0, 0))
     z, _ = jax.eval_shape(draw, params, data, keys)
+    check_floats(what, params.model, z)
+
+
+def check_floats(what: str, model: Any, z: PyTree) -> None:
+    """Raise a `ValueError` that names ``what`` if z is not made of floats."""
     for leaf in jax.tree.leaves(z):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            got = getattr(params.model, "latents", leaf.dtype.name)
+            got = getattr(model, "latents", leaf.dtype.name)
             raise ValueError(
-                f"Expected latents of floats for {what}, got {got!r}, which can't be reparameterised; "
-                "bound(.., gradient='vimco') takes any."
+                f"Expected latents of floats for {what}, got {got!r}, through which no gradient flows."
             )
 
 

@@ -33,8 +33,8 @@ class Diagnosis(NamedTuple):
 
     Attributes:
       log_likelihood: the estimate: log of the mean weight, nats.
-      standard_error: the Monte Carlo standard error of the estimate, nats; NaN for k = 1. Of
-        stratified samples, as of a mixture, the true one is smaller: it holds for independent ones. The
+      standard_error: the Monte Carlo standard error of the estimate, nats; NaN for k = 1. It
+        holds for independent samples; for the stratified ones of a mixture the true error is smaller. The
         jackknife computes it, from the logs of the k means that leave one sample out. When few weights
         dominate, the jackknife overestimates the error, and the delta method (relative standard
         deviation of the weights, over sqrt(k)) underestimates it, by half on trained MNIST models.

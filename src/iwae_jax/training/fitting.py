@@ -280,16 +280,15 @@ def _fitting(recipe: Recipe, config: ModelConfig, objective: Any, k: int, given:
         if given:
             recipe.check(objective, k, None)  # or an error: the model is not the reason
     plain = replace(recipe, gradient=DISCRETE if config.is_discrete else DEFAULT)
-    first = (
-        [] if given else [replace(recipe, first_passes=0)]
-    )  # groups may not divide their samples
-    for other in (*first, plain):
+    options = [plain]
+    if not given:  # groups may not divide the samples of the first passes
+        options = [replace(recipe, first_passes=0), plain, replace(plain, first_passes=0)]
+    for option in options[:-1]:
         with suppress(ValueError):
-            other.check(objective, k, config)
-            return other
-    last = plain if given else replace(plain, first_passes=0)
-    last.check(objective, k, config)
-    return last
+            option.check(objective, k, config)
+            return option
+    options[-1].check(objective, k, config)
+    return options[-1]
 
 
 def _takes(config: ModelConfig, precision: str | None) -> bool:

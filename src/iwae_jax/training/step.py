@@ -23,7 +23,7 @@ from iwae_jax.gradients import (
     named,
     samples_kept,
 )
-from iwae_jax.importance import draw_sample
+from iwae_jax.importance import check_floats, draw_sample
 from iwae_jax.models import ModelConfig
 from iwae_jax.objectives import IWAE, Objective
 from iwae_jax.objectives import named as named_objective
@@ -331,13 +331,7 @@ def _latents(
     z, _ = jax.vmap(draw_sample, in_axes=(None, 0, 0, None))(
         params, x, own, jnp.zeros((), jnp.int32)
     )
-    for leaf in jax.tree.leaves(z):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            got = getattr(params.model, "latents", leaf.dtype.name)
-            raise ValueError(
-                f"Expected latents of floats for penalty {penalty!r}, got {got!r}, through which no gradient "
-                "flows."
-            )
+    check_floats(f"penalty {penalty!r}", params.model, z)
     prior_keys = jax.vmap(other_key, in_axes=(0, None))(own, Use.PRIOR)
     prior = jax.vmap(params.model.sample_prior, in_axes=(None, 0))(params, prior_keys)
     return z, prior

@@ -215,7 +215,7 @@ class Autoregressive(_OfNetworks):
 
 
 class _Masked(nn.Module):
-    """A hidden layer and two heads; output i reads inputs before i, and all but the first the context."""
+    """A hidden layer and two heads; output i reads inputs before i; each but the first reads the context."""
 
     size: int
     hidden: int
