@@ -296,3 +296,34 @@ def test_the_pages_name_the_command():
     root = Path(__file__).parents[1]
     assert "python -m benchmarks" in (root / "docs/design.md").read_text()
     assert "torch_pass" not in "".join(p.read_text() for p in (root / "docs").glob("*.md"))
+
+
+def test_every_case_begins_with_nothing_compiled(monkeypatch):
+    """PyTorch compiles no more after eight programs of a function. A program that k does not allow is skipped."""
+    forgotten = []
+    monkeypatch.setattr(programs, "forget", forgotten.append)
+    arguments = command.Arguments(
+        work=("step",), peers=("ours",), programs=("ours resampled(8)",), memory=False, small=True
+    )
+    monkeypatch.setattr(command, "smaller", lambda a: dataclasses.replace(
+        a, rounds=2, k=(1, 9), batch=(4,), samples=72, layers=(1,)
+    ))  # fmt: skip
+    result = command.measure(arguments, lambda line: None)
+    assert forgotten == [("ours",)] * 2
+    assert [row["k"] for row in result["rows"]] == [9]
+    assert list(result["skipped"]) == ["ours resampled(8) (step, k = 1)"]
+
+
+@pytest.mark.skipif(programs.missing("torch") is not None, reason="needs PyTorch")
+def test_pytorch_forgets_what_it_has_compiled():
+    import torch  # pyright: ignore[reportMissingImports]
+
+    compiled = torch.compile(lambda x: x + 1, backend="eager")
+    counters = torch._dynamo.utils.counters  # pyright: ignore
+    seen = []
+    for _ in range(2):
+        programs.forget(("torch",))
+        before = counters["stats"]["unique_graphs"]
+        compiled(torch.ones(3))
+        seen.append(counters["stats"]["unique_graphs"] - before)
+    assert seen == [1, 1]
