@@ -299,7 +299,7 @@ def test_the_pages_name_the_command():
 
 
 def test_every_case_begins_with_nothing_compiled(monkeypatch):
-    """PyTorch compiles no more after eight programs of a function. A program that k does not allow is skipped."""
+    """PyTorch compiles no more after eight programs of a function. What k does not allow is skipped."""
     forgotten = []
     monkeypatch.setattr(programs, "forget", forgotten.append)
     arguments = command.Arguments(
