@@ -167,7 +167,7 @@ def _train_step(state, x, key, beta, k, objective, gradient, schedule, penalty):
 def _step(
     state: TrainState,
     x: Array,
-    key: Key[Array, ""],
+    key: Key[Array, "*batch"],
     k: int,
     objective: Any,
     gradient: Estimator | str,
@@ -303,24 +303,28 @@ def _train_epoch(state, images, key, beta, k, data, objective, gradient, schedul
     order = order[places % count].reshape(steps, batch_size)  # the last batch is filled up..
     real = (places < count).reshape(steps, batch_size)  # ..with data that do not count
 
+    def keys_of(number):
+        step_key, draw_key = jax.random.split(jax.random.fold_in(noise_key, number))
+        return datum_keys(step_key, batch_size), datum_keys(draw_key, batch_size)
+
+    # All at once: each would be a small loop of its own in every step.
+    keys = jax.vmap(keys_of)(state.step + jnp.arange(steps))
+
     def body(state, batch):
-        indices, real = batch
-        step_key, draw_key = jax.random.split(jax.random.fold_in(noise_key, state.step))
+        indices, real, (own, draw_keys) = batch
         if binarization == "fixed":
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(pixel_key(key), indices)
-        else:
-            keys = datum_keys(draw_key, batch_size)
+            draw_keys = jax.vmap(jax.random.fold_in, (None, 0))(pixel_key(key), indices)
         chosen = images[indices]
         if binarization == "none":
             x = chosen.astype(jnp.result_type(float)) / maximum
         else:
-            x = draw_pixels(chosen, keys, maximum, missing=takes_missing(state.params.model))
+            x = draw_pixels(chosen, draw_keys, maximum, missing=takes_missing(state.params.model))
         real = None if count % batch_size == 0 else real
         weight = schedule(state.step) if schedule is not None else beta
-        state, values = _step(state, x, step_key, k, objective, gradient, real, weight, penalty)
+        state, values = _step(state, x, own, k, objective, gradient, real, weight, penalty)
         return state, copied(jnp.mean(values, where=real))
 
-    return jax.lax.scan(body, state, (order, real))
+    return jax.lax.scan(body, state, (order, real, keys))
 
 
 def _latents(
