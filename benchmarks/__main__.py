@@ -134,7 +134,9 @@ class Run:
 
     def result(self) -> dict[str, Any]:
         """Everything found so far."""
-        arguments = {n: str(v) for n, v in dataclasses.asdict(self.arguments).items()}
+        folders = {"data_dir", "out"}  # of this machine, and nobody else's
+        given = dataclasses.asdict(self.arguments).items()
+        arguments = {n: str(v) for n, v in given if n not in folders}
         return {
             "machine": machine.describe(),
             "arguments": arguments,
@@ -201,7 +203,7 @@ def measure(
                 for batch in a.batch:
                     steps = steps_of(k, batch, a.samples)
                     case = Case(layers, k, batch, steps * batch, small=a.small)
-                    run.compare("step", case, task_of(case), steps, {})
+                    run.compare("step", case, task_of(case), steps, {"steps": steps})
     if "likelihood" in a.work:
         count = a.likelihood_images
         case = Case(1, a.likelihood_k, min(20, count), count, small=a.small)

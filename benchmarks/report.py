@@ -82,7 +82,7 @@ def _numbers(spread: Spread, scale: float = 1.0) -> list[float]:
 
 def table(found: Sequence[Mapping[str, Any]]) -> str:
     """A Markdown table of rows of one kind of work."""
-    keys = [key for key in ("layers", "k", "batch", "images", "seeds") if key in found[0]]
+    keys = [key for key in ("layers", "k", "batch", "images", "seeds", "steps") if key in found[0]]
     others = [name for name in REFERENCES if any(name in row["ratio to"] for row in found)]
     head = [*keys, "program", "ms", *(f"relative to {name}" for name in others)]
     head += ["share of the product rate", "compile s", "peak MiB", "bound minus ours"]
@@ -116,14 +116,15 @@ TITLES = {
     "likelihood": "An image of L_k (k importance samples)",
     "sweep": "A sweep: one pass of each seed",
 }
-NOTES = """Times are medians with their range. Programs take turns; ratios pair the turns of a
-round. The share is the program's products in operations a second (two for each multiply-add; a full
-backward pass counts as two forward passes, and a resampled one on m samples makes the step
-forward(k) + 3 forward(m)), relative to the best float32 rate of (m, 200) x (200, 784) and (m, 200)
-x (200, 200) in the same run, at the rows m in the table below. Compile time is the first call minus
-the median. Peak memory is the largest resident set of a process of its own, which imports JAX (and
-the peer) and compiles. In a training step every program shuffles, draws the pixels of its batch and
-draws its noise; in an evaluation all use the same pixels."""
+NOTES = """Times are medians with their range. Programs take turns, of so many steps of training or of
+all the images; ratios pair the turns of a round. What is done once in a pass, such as the shuffle,
+weighs more in a turn of few steps than in training. The share is the program's products in operations a
+second (two for each multiply-add; a full backward pass counts as two forward passes, and a resampled one
+on m samples makes the step forward(k) + 3 forward(m)), relative to the best float32 rate of
+(m, 200) x (200, 784) and (m, 200) x (200, 200) in the same run, at the rows m in the table below.
+Compile time is the first call minus the median. Peak memory is the largest resident set of a process of
+its own, which imports JAX (and the peer) and compiles. In a training step every program shuffles, draws
+the pixels of its batch and draws its noise; in an evaluation all use the same pixels."""
 
 
 def markdown(result: Mapping[str, Any]) -> str:

@@ -90,6 +90,29 @@ def test_the_gradient_of_a_last_batch_is_its_own_mean():
     np.testing.assert_allclose(state.params.generative, 1 + first + last, rtol=1e-5)
 
 
+def test_every_step_and_every_datum_has_draws_of_its_own():
+    # One image throughout and parameters that stay: only the draws differ.
+    images = np.zeros((800, 11), np.uint8)
+
+    def bounds_of(batch_size):
+        state, found = TrainState.create(small(1), optax.set_to_zero()), []
+        for _ in range(2):
+            state, bounds = iwae_jax.train_epoch(state, images, KEY, 1, batch_size=batch_size)
+            found.append(np.asarray(bounds))
+        return np.concatenate(found)
+
+    single, pairs = bounds_of(1), bounds_of(2)
+    for found in (single, pairs):
+        assert len(np.unique(found)) > 0.99 * len(found)  # a few are equal in float32 by chance
+    # The mean of two independent draws has half the variance of one; of two equal ones, all of it.
+    squares = [(found - found.mean()) ** 2 for found in (single, pairs)]
+    halves = squares[0].mean() / 2, squares[1].mean()
+    error = np.hypot(
+        *(s.std() / np.sqrt(len(s)) * f for s, f in zip(squares, (0.5, 1), strict=True))
+    )
+    assert abs(halves[0] - halves[1]) < 4 * error < halves[0] / 2
+
+
 def test_dynamic_and_fixed_binarization():
     images = np.full((40, 4), 100, np.uint8)
 

@@ -26,7 +26,9 @@ def _bernoulli_nats(logits: Array, x: Array) -> Array:
 def _bernoulli_nats_jvp(primals, tangents):
     logits, x = primals
     logits_dot, x_dot = tangents
-    tangent = (jax.nn.sigmoid(logits) - x) * logits_dot - logits * x_dot
+    # Without the barrier XLA writes x once for each sample, for the forward and the backward pass to share.
+    again = jax.lax.optimization_barrier(x)
+    tangent = (jax.nn.sigmoid(logits) - again) * logits_dot - logits * x_dot
     return _bernoulli_nats(logits, x), tangent
 
 

@@ -100,36 +100,47 @@ def _pull_back(y_bar, x, kernel, x_dot, kernel_dot, bias_dot, *, precision, one_
     # Without the barrier XLA computes the cotangent again for each product, and writes each copy.
     narrow = lax.optimization_barrier(_narrow(rows, precision))
     axes = tuple(range(b, rows.ndim - 1))
-    x_bar = kernel_bar = bias_bar = None
+    x_bar = None
     if wanted[0]:
         x_bar = _product(narrow, kernel, (rows.ndim - 1,), (b + 1,), b, precision)
         x_bar = x_bar.reshape(*y_bar.shape[:-1], kernel.shape[-2]).astype(x.dtype)
-    if wanted[1]:
-        others = _rows(x, b, one_axis)
-        if precision == "bfloat16" and rows.ndim == 2:
-            kernel_bar = lax.platform_dependent(
-                others, narrow, cpu=_transposed_product, default=_rows_product
-            )
-        else:
-            kernel_bar = _product(others, narrow, axes, axes, b, precision)
-        kernel_bar = kernel_bar.astype(x.dtype)
-    if wanted[2]:
-        # A product with ones: XLA's CPU backend may cut a sum otherwise in another process.
-        wide = narrow.astype(y_bar.dtype)
-        ones = jnp.ones((*wide.shape[:-1], 1), wide.dtype)
-        bias_bar = _product(ones, wide, axes, axes, b, "float32")
-        bias_bar = bias_bar.reshape(*wide.shape[:b], wide.shape[-1])
+    others = _rows(x, b, one_axis)
+    if precision == "bfloat16" and rows.ndim == 2:
+        kernel_bar, bias_bar = lax.platform_dependent(
+            others, narrow, cpu=_transposed_products, default=_rows_products
+        )
+    else:
+        kernel_bar = _product(others, narrow, axes, axes, b, precision)
+        bias_bar = _sum_of_rows(narrow, b, y_bar.dtype)
+    kernel_bar = kernel_bar.astype(x.dtype) if wanted[1] else None
+    bias_bar = bias_bar.astype(y_bar.dtype) if wanted[2] else None
     return None, None, x_bar, kernel_bar, bias_bar
 
 
-def _rows_product(x, y_bar):
-    return _product(x, y_bar, (0,), (0,), 0, "bfloat16")
+def _sum_of_rows(y_bar, b, dtype):
+    """The sum over all axes between the first b and the last, as a product with ones.
+
+    XLA's CPU backend may cut a sum otherwise in another process.
+    """
+    wide = y_bar.astype(dtype)
+    ones, axes = jnp.ones((*wide.shape[:-1], 1), wide.dtype), tuple(range(b, wide.ndim - 1))
+    return _product(ones, wide, axes, axes, b, "float32").reshape(*wide.shape[:b], wide.shape[-1])
 
 
-def _transposed_product(x, y_bar):
-    """The same, in the only order of axes in which XLA multiplies bfloat16 on CPUs."""
-    transposed = with_layout_constraint(_narrow(x, "bfloat16").T, Layout((0, 1)))
-    return _product(transposed, y_bar, (1,), (0,), 0, "bfloat16")
+def _rows_products(x, y_bar):
+    """The cotangents of a kernel and a bias, from products of bfloat16."""
+    return _product(x, y_bar, (0,), (0,), 0, "bfloat16"), _sum_of_rows(y_bar, 0, x.dtype)
+
+
+def _transposed_products(x, y_bar):
+    """The same, in the only order of axes in which XLA multiplies bfloat16 on CPUs.
+
+    The bias is one more row of the kernel, since a product with ones alone would copy y_bar in float32.
+    """
+    transposed = jnp.concatenate([_narrow(x, "bfloat16").T, jnp.ones((1, len(x)), jnp.bfloat16)])
+    transposed = with_layout_constraint(transposed, Layout((0, 1)))
+    both = _product(transposed, y_bar, (1,), (0,), 0, "bfloat16")
+    return both[:-1], both[-1].astype(x.dtype)
 
 
 def _product(left, right, left_axes, right_axes, b, precision):
