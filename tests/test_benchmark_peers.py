@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from benchmarks import report, work
+from benchmarks import programs, report, work
 from benchmarks.cases import Case, config_of, task_of
 from benchmarks.ours import bounds_of
 from tests.test_benchmarks import shared_noise
@@ -92,3 +92,16 @@ def test_peers_evaluate_alike():
         agreed = report.agreement(expected, program.bounds(x, 200))
         assert agreed["agrees"], (name, agreed)
     assert jnp.isfinite(jnp.asarray(expected)).all()
+
+
+def test_pytorch_forgets_what_it_has_compiled():
+    torch = pytest.importorskip("torch")
+    compiled = torch.compile(lambda x: x + 1, backend="eager")
+    counters = torch._dynamo.utils.counters
+    seen = []
+    for _ in range(2):
+        programs.forget(("torch",))
+        before = counters["stats"]["unique_graphs"]
+        compiled(torch.ones(3))
+        seen.append(counters["stats"]["unique_graphs"] - before)
+    assert seen == [1, 1]
