@@ -16,9 +16,9 @@ import numpy as np
 import tyro
 
 import iwae_jax
-from experiments.shared.datasets import observations
-from experiments.shared.results import Keys
-from experiments.shared.runner import restore_run
+from experiments.shared.runs.datasets import observations
+from experiments.shared.runs.results import Keys
+from experiments.shared.runs.runner import restore_run
 from iwae_jax.noise import NOISES, Noise
 
 

@@ -27,7 +27,8 @@ import jax
 import numpy as np
 import tyro
 
-from experiments.shared import config, datasets, runner
+from experiments.shared.flags import config
+from experiments.shared.runs import datasets, runner
 from iwae_jax import checkpoints
 
 ROOT = Path(__file__).parents[1]

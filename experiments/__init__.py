@@ -16,10 +16,10 @@ def _is_the_program() -> bool:
 
 
 if _is_the_program():  # before the imports of the command, which take seconds
-    from experiments.shared.stopping import listen
+    from experiments.shared.system.stopping import listen
 
     listen()
 
-    from experiments.shared.compiled import keep
+    from experiments.shared.system.compiled import keep
 
     keep()

@@ -14,12 +14,12 @@ iwae_jax[annealing]. A hundred images take about ten minutes on two cores.
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from experiments.shared.annealing_run import anneal
-from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.flags import DeviceFlags, FinishedRun, group
-from experiments.shared.processes import ambient, start
+from experiments.shared.flags.checks import check_least, check_seeds
+from experiments.shared.flags.common import DeviceFlags, FinishedRun, group
+from experiments.shared.flags.config import parse
+from experiments.shared.system.processes import ambient, start
+from experiments.studies.annealing_run import anneal
 
 
 @dataclass(frozen=True)

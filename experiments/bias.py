@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 import jax
 
-from experiments.shared.checks import check_given, check_least, check_rising, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.estimator_bias import FIRST, measure
+from experiments.shared.flags.checks import check_given, check_least, check_rising, check_seeds
+from experiments.shared.flags.config import parse
+from experiments.studies.estimator_bias import FIRST, measure
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,15 @@ from typing import Annotated
 
 import tyro
 
-from experiments.shared.checks import check_given, check_least
 from experiments.shared.command import leave
-from experiments.shared.comparison import compare
-from experiments.shared.config import Config, parse
-from experiments.shared.display import console
-from experiments.shared.entries import expand, parse_entry
-from experiments.shared.errors import DivergedError, UsageError
-from experiments.shared.flags import DataFlags, optional
-from experiments.shared.processes import sizes_of
+from experiments.shared.flags.checks import check_given, check_least
+from experiments.shared.flags.common import DataFlags, optional
+from experiments.shared.flags.config import Config, parse
+from experiments.shared.flags.entries import expand, parse_entry
+from experiments.shared.system.display import console
+from experiments.shared.system.errors import DivergedError, UsageError
+from experiments.shared.system.processes import sizes_of
+from experiments.studies.comparison import compare
 from iwae_jax.devices import AXES
 
 

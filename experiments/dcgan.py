@@ -19,11 +19,11 @@ cores.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.shared.adversarial_study import Sizes, compare
-from experiments.shared.checks import check_least, check_positive, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import Config, parse
-from experiments.shared.flags import DataFlags
+from experiments.shared.flags.checks import check_least, check_positive, check_seeds
+from experiments.shared.flags.common import DataFlags
+from experiments.shared.flags.config import Config, parse
+from experiments.studies.adversarial_study import Sizes, compare
 
 
 @dataclass(frozen=True)

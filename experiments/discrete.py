@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from experiments.shared.checks import check_given, check_least, check_positive
 from experiments.shared.command import leave
-from experiments.shared.config import Config, parse
-from experiments.shared.discrete_table import WAYS, compare
-from experiments.shared.errors import UsageError
-from experiments.shared.flags import DataFlags, choices, group
-from experiments.shared.table_flags import StudyFlags
-from experiments.shared.table_runs import Cell, Cells, cells_of
+from experiments.shared.flags.checks import check_given, check_least, check_positive
+from experiments.shared.flags.common import DataFlags, choices, group
+from experiments.shared.flags.config import Config, parse
+from experiments.shared.flags.table_flags import StudyFlags
+from experiments.shared.runs.table_runs import Cell, Cells, cells_of
+from experiments.shared.system.errors import UsageError
+from experiments.studies.discrete_table import WAYS, compare
 
 
 @dataclass(frozen=True)

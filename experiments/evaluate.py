@@ -12,13 +12,13 @@ five times as long.
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import Precision, parse
-from experiments.shared.errors import UsageError
-from experiments.shared.flags import DeviceFlags, FinishedRun, Images, group, optional
-from experiments.shared.processes import ambient, start
-from experiments.shared.runner import evaluate_again
+from experiments.shared.flags.checks import check_least, check_seeds
+from experiments.shared.flags.common import DeviceFlags, FinishedRun, Images, group, optional
+from experiments.shared.flags.config import Precision, parse
+from experiments.shared.runs.runner import evaluate_again
+from experiments.shared.system.errors import UsageError
+from experiments.shared.system.processes import ambient, start
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from typing import Annotated
 
 import tyro
 
-from experiments.shared.checks import check_folder, check_given, check_least, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.errors import UsageError
-from experiments.shared.flags import SWITCH, group, optional
-from experiments.shared.inference_gaps import measure
+from experiments.shared.flags.checks import check_folder, check_given, check_least, check_seeds
+from experiments.shared.flags.common import SWITCH, group, optional
+from experiments.shared.flags.config import parse
+from experiments.shared.system.errors import UsageError
+from experiments.studies.inference_gaps import measure
 
 
 @dataclass(frozen=True)

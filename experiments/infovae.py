@@ -14,14 +14,14 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.shared.aggregate import compare
-from experiments.shared.checks import check_given, check_least, check_positive, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import Config, parse
-from experiments.shared.errors import UsageError
-from experiments.shared.flags import DataFlags
-from experiments.shared.infovae_toy import draw_toy
-from experiments.shared.table_runs import Cells
+from experiments.shared.flags.checks import check_given, check_least, check_positive, check_seeds
+from experiments.shared.flags.common import DataFlags
+from experiments.shared.flags.config import Config, parse
+from experiments.shared.runs.table_runs import Cells
+from experiments.shared.system.errors import UsageError
+from experiments.studies.aggregate import compare
+from experiments.studies.infovae_toy import draw_toy
 from iwae_jax import training
 
 

@@ -14,11 +14,11 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import Config, parse
-from experiments.shared.flags import DataFlags
-from experiments.shared.rungs import Rung, climb
+from experiments.shared.flags.checks import check_least, check_seeds
+from experiments.shared.flags.common import DataFlags
+from experiments.shared.flags.config import Config, parse
+from experiments.studies.rungs import Rung, climb
 
 
 @dataclass(frozen=True)

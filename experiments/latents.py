@@ -14,11 +14,11 @@ Writes into RUN_DIR/latents, in about two minutes on two cores:
 from dataclasses import dataclass
 from typing import Annotated
 
-from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.flags import FinishedRun, group
-from experiments.shared.latent_pictures import look
+from experiments.shared.flags.checks import check_least, check_seeds
+from experiments.shared.flags.common import FinishedRun, group
+from experiments.shared.flags.config import parse
+from experiments.studies.latent_pictures import look
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ Writes lvm.json, mixture.csv, clusters.csv, proposals.csv, bernoulli.csv and a p
 
 from dataclasses import dataclass
 
-from experiments.shared.checks import check_given, check_least, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.errors import UsageError
-from experiments.shared.latent_variable_study import study
+from experiments.shared.flags.checks import check_given, check_least, check_seeds
+from experiments.shared.flags.config import parse
+from experiments.shared.system.errors import UsageError
+from experiments.studies.latent_variable_study import study
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ Mattei and Frellsen (2019), table 2, has the same comparison for MIWAE on six ta
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.shared.checks import check_given, check_least, check_seeds, in_flags
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.errors import UsageError
-from experiments.shared.imputation_errors import compare
+from experiments.shared.flags.checks import check_given, check_least, check_seeds, in_flags
+from experiments.shared.flags.config import parse
+from experiments.shared.system.errors import UsageError
+from experiments.studies.imputation_errors import compare
 from iwae_jax import ModelConfig
 
 

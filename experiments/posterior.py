@@ -11,12 +11,12 @@ posterior.csv in about a minute on two cores.
 
 from dataclasses import dataclass, field
 
-from experiments.shared.checks import check_given, check_least, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import Config, parse
-from experiments.shared.errors import UsageError
-from experiments.shared.flags import DataFlags
-from experiments.shared.posterior_density import draw_posteriors
+from experiments.shared.flags.checks import check_given, check_least, check_seeds
+from experiments.shared.flags.common import DataFlags
+from experiments.shared.flags.config import Config, parse
+from experiments.shared.system.errors import UsageError
+from experiments.studies.posterior_density import draw_posteriors
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
-from experiments.shared.checks import check_given
 from experiments.shared.command import leave
-from experiments.shared.config import Config, parse
-from experiments.shared.errors import UsageError
-from experiments.shared.flags import DataFlags, choices, group
-from experiments.shared.posterior_table import run_cells
-from experiments.shared.table_flags import StudyFlags
-from experiments.shared.table_runs import Cell, Cells, cells_of
+from experiments.shared.flags.checks import check_given
+from experiments.shared.flags.common import DataFlags, choices, group
+from experiments.shared.flags.config import Config, parse
+from experiments.shared.flags.table_flags import StudyFlags
+from experiments.shared.runs.table_runs import Cell, Cells, cells_of
+from experiments.shared.system.errors import UsageError
+from experiments.studies.posterior_table import run_cells
 from iwae_jax import models
 
 DEFAULT = ("normal", "full_normal", "coupling", "autoregressive", "semi_implicit:draws=10")

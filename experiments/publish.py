@@ -14,11 +14,11 @@ from typing import Annotated
 
 import tyro
 
-from experiments.shared.card import publish
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.errors import UsageError
-from experiments.shared.flags import FinishedRun, group
+from experiments.shared.flags.common import FinishedRun, group
+from experiments.shared.flags.config import parse
+from experiments.shared.runs.card import publish
+from experiments.shared.system.errors import UsageError
 
 
 @dataclass(frozen=True)

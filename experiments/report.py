@@ -14,12 +14,12 @@ from typing import Annotated
 import tyro
 
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.display import console
-from experiments.shared.errors import UsageError
-from experiments.shared.files import write_atomically, writing_to
-from experiments.shared.flags import optional
-from experiments.shared.page import collect, count, render
+from experiments.shared.flags.common import optional
+from experiments.shared.flags.config import parse
+from experiments.shared.runs.page import collect, count, render
+from experiments.shared.system.display import console
+from experiments.shared.system.errors import UsageError
+from experiments.shared.system.files import write_atomically, writing_to
 
 
 @dataclass(frozen=True)

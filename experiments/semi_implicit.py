@@ -12,10 +12,10 @@ cores.
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.shared.checks import check_least, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.semi_implicit_fits import study
+from experiments.shared.flags.checks import check_least, check_seeds
+from experiments.shared.flags.config import parse
+from experiments.studies.semi_implicit_fits import study
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ DReG gives the same mean with less noise, the mean is DReG's.
 
 from dataclasses import dataclass
 
-from experiments.shared.checks import check_least, check_rising, check_seeds
 from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.errors import UsageError
-from experiments.shared.gradient_noise import FIRST, measure
+from experiments.shared.flags.checks import check_least, check_rising, check_seeds
+from experiments.shared.flags.config import parse
+from experiments.shared.system.errors import UsageError
+from experiments.studies.gradient_noise import FIRST, measure
 
 
 @dataclass(frozen=True)

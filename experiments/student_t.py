@@ -12,17 +12,17 @@ minutes on two cores.
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.shared.checks import (
+from experiments.shared.command import leave
+from experiments.shared.flags.checks import (
     check_given,
     check_least,
     check_positive,
     check_rising,
     check_seeds,
 )
-from experiments.shared.command import leave
-from experiments.shared.config import parse
-from experiments.shared.errors import UsageError
-from experiments.shared.heavy_tails import study
+from experiments.shared.flags.config import parse
+from experiments.shared.system.errors import UsageError
+from experiments.studies.heavy_tails import study
 
 
 @dataclass(frozen=True)

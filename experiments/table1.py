@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from experiments.shared.checks import check_given
 from experiments.shared.command import as_typed, leave
-from experiments.shared.config import Config, parse
-from experiments.shared.flags import SWITCH, SourceFlags
-from experiments.shared.table1_results import run_cells
-from experiments.shared.table_flags import TableFlags
-from experiments.shared.table_runs import Cell, Cells
+from experiments.shared.flags.checks import check_given
+from experiments.shared.flags.common import SWITCH, SourceFlags
+from experiments.shared.flags.config import Config, parse
+from experiments.shared.flags.table_flags import TableFlags
+from experiments.shared.runs.table_runs import Cell, Cells
+from experiments.studies.table1_results import run_cells
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from experiments.shared.command import as_typed, leave
-from experiments.shared.config import Config, parse
-from experiments.shared.flags import DataFlags
-from experiments.shared.table2_results import make_table
-from experiments.shared.table_flags import TableFlags
+from experiments.shared.flags.common import DataFlags
+from experiments.shared.flags.config import Config, parse
+from experiments.shared.flags.table_flags import TableFlags
+from experiments.studies.table2_results import make_table
 from iwae_jax.training import stage_passes
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from experiments.shared import card, runner
-from experiments.shared.config import Config, parse
-from experiments.shared.datasets import load_data, observations
-from experiments.shared.display import console
-from experiments.shared.folders import RunFolder
-from experiments.shared.results import Keys
+from experiments.shared.flags.config import Config, parse
+from experiments.shared.runs import card, runner
+from experiments.shared.runs.datasets import load_data, observations
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.runs.results import Keys
+from experiments.shared.system.display import console
 from iwae_jax import cards
 
 SMALL = iwae_jax.ModelConfig((4,), (3, 2), ((5,), (4,)))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from experiments.shared.config import Config, UsageError
+from experiments.shared.flags.config import Config, UsageError
 from iwae_jax import gradients, objectives
 from tests.test_importance import KEY, binary, small
 

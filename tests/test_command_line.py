@@ -14,13 +14,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments.shared import command, parsing, runner
-from experiments.shared.bound import Parameters
-from experiments.shared.checks import in_flags
-from experiments.shared.config import INCIDENTAL, Config, UsageError, parse
-from experiments.shared.entries import parse_entry
-from experiments.shared.folders import RunFolder
-from experiments.shared.network import default_sizes
+from experiments.shared import command
+from experiments.shared.flags import parsing
+from experiments.shared.flags.bound import Parameters
+from experiments.shared.flags.checks import in_flags
+from experiments.shared.flags.config import INCIDENTAL, Config, UsageError, parse
+from experiments.shared.flags.entries import parse_entry
+from experiments.shared.flags.network import default_sizes
+from experiments.shared.runs import runner
+from experiments.shared.runs.folders import RunFolder
 from iwae_jax import ModelConfig, gradients, models, objectives
 
 ROOT = Path(__file__).parents[1]

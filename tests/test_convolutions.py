@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 
 import iwae_jax
-from experiments.shared.config import Config
+from experiments.shared.flags.config import Config
 from iwae_jax.models import ConvNet, Convolutional
 from iwae_jax.models.networks import image_of
 from iwae_jax.models.networks.convolutional import fractionally_strided, strided

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import ladder, latents
-from experiments.shared.folders import experiment_of
+from experiments.shared.runs.folders import experiment_of
 from iwae_jax.data import Dataset, load
 from tests.test_experiments import run  # noqa: F401 (a fixture)
 from tests.test_model_runs import type_it

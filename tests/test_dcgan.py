@@ -11,8 +11,8 @@ import pytest
 
 import iwae_jax
 from experiments import dcgan
-from experiments.shared import adversarial, adversarial_study
-from experiments.shared.adversarial_study import features, sums
+from experiments.studies import adversarial, adversarial_study
+from experiments.studies.adversarial_study import features, sums
 from iwae_jax.models import ConvNet, Convolutional
 from tests.test_model_runs import type_it
 

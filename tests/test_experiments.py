@@ -14,9 +14,12 @@ import pytest
 
 import iwae_jax
 from experiments import evaluate as evaluate_command
-from experiments.shared import card, command, config, datasets, drawing, published, runner
-from experiments.shared.display import console
-from experiments.shared.folders import RunFolder
+from experiments.shared import command
+from experiments.shared.flags import config
+from experiments.shared.reporting import drawing, published
+from experiments.shared.runs import card, datasets, runner
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.system.display import console
 from iwae_jax import checkpoints, evaluation, gradients
 from iwae_jax.data import files as data_files
 from iwae_jax.data import tfds as data_tfds

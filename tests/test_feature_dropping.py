@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from experiments.shared import feature_dropping
-from experiments.shared.feature_dropping import (
+from experiments.studies import feature_dropping
+from experiments.studies.feature_dropping import (
     Dropping,
     drop_maps,
     examples,

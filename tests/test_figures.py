@@ -17,23 +17,22 @@ import pytest
 
 import iwae_jax
 from experiments import bias, compare, snr
-from experiments.shared import (
-    command,
+from experiments.shared import command
+from experiments.shared.flags.common import DataFlags
+from experiments.shared.flags.entries import expand, parse_entry
+from experiments.shared.reporting import drawing, figures
+from experiments.shared.reporting.slopes import slope_of
+from experiments.shared.system.display import console
+from experiments.shared.system.errors import UsageError
+from experiments.studies import (
     comparison,
     comparison_table,
     control_variates,
-    drawing,
     estimator_bias,
-    figures,
     gradient_noise,
 )
-from experiments.shared.comparison import Entry
-from experiments.shared.display import console
-from experiments.shared.entries import expand, parse_entry
-from experiments.shared.errors import UsageError
-from experiments.shared.flags import DataFlags
-from experiments.shared.linear_gaussian import Gaussian
-from experiments.shared.slopes import slope_of
+from experiments.studies.comparison import Entry
+from experiments.studies.linear_gaussian import Gaussian
 from iwae_jax import evaluation, gradients, objectives
 from tests.test_devices import run as on_devices
 
@@ -401,8 +400,8 @@ def test_a_seed_of_compare_is_a_run_of_its_own(compared):
         k=2, passes=2, seeds=3, batch_size=300,
         data=DataFlags(dataset="digits", data_source="embedded"),
     )  # fmt: skip
-    from experiments.shared.datasets import load_data
-    from experiments.shared.results import Keys
+    from experiments.shared.runs.datasets import load_data
+    from experiments.shared.runs.results import Keys
 
     base = arguments.base()
     data, keys = load_data(base), Keys.of(base)._replace()
@@ -438,7 +437,7 @@ REPLICAS = """
 import sys
 import jax
 from experiments import compare
-from experiments.shared.comparison import Entry
+from experiments.studies.comparison import Entry
 save = Entry.save
 def saved(self):
     print("cut:", *{leaf.sharding.spec[:1] for leaf in jax.tree.leaves((self.state, self.keys.train))})

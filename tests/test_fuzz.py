@@ -33,13 +33,13 @@ from experiments import (
     table1,
     table2,
 )
-from experiments.shared import page
-from experiments.shared.bound import Parameters
-from experiments.shared.config import Config
-from experiments.shared.entries import parse_entry
-from experiments.shared.errors import UsageError
-from experiments.shared.folders import RunFolder
-from experiments.shared.parsing import parse
+from experiments.shared.flags.bound import Parameters
+from experiments.shared.flags.config import Config
+from experiments.shared.flags.entries import parse_entry
+from experiments.shared.flags.parsing import parse
+from experiments.shared.runs import page
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.system.errors import UsageError
 from iwae_jax import data
 from iwae_jax.data import files as data_files
 from iwae_jax.data import tfds as data_tfds

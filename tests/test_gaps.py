@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from experiments import gaps
-from experiments.shared import inference_gaps
-from experiments.shared.config import Config
+from experiments.shared.flags.config import Config
+from experiments.studies import inference_gaps
 from tests.test_experiments import run  # noqa: F401 (a fixture)
 from tests.test_model_runs import type_it
 from tests.test_refinement import dense_linear, log_evidence

@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from experiments.shared import imputation_errors
-from experiments.shared.display import console
+from experiments.shared.system.display import console
+from experiments.studies import imputation_errors
 from iwae_jax.training import fitting
 
 

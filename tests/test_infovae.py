@@ -12,8 +12,8 @@ from scipy.stats import norm
 
 import iwae_jax
 from experiments import infovae
-from experiments.shared import aggregate, infovae_toy
-from experiments.shared.errors import UsageError
+from experiments.shared.system.errors import UsageError
+from experiments.studies import aggregate, infovae_toy
 from tests.test_model_runs import type_it
 
 KEY = jax.random.key(5)

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from experiments import ladder
-from experiments.shared import rungs
+from experiments.studies import rungs
 from tests.test_model_runs import type_it
 
 WORDS = ["--passes=3", "--k=10", "--latents=3", "--width=20", "--eval-k=30", "--eval-images=60"]

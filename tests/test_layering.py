@@ -1,6 +1,7 @@
 """The rooms of docs/design.md, and who may import whom."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -187,97 +188,67 @@ COMMANDS = {
         "table2",
     ),
 }
-SHARED_RANKS = {
-    "errors": 0,
-    "stopping": 0,
-    "precision": 0,
-    "compiled": 0,
-    "display": 0,
-    "published": 0,
-    "slopes": 0,
-    "intervals": 0,
-    "control_variates": 0,
-    "linear_probe": 0,
-    "targets": 0,
-    "linear_gaussian": 0,
-    "checks": 1,
-    "files": 1,
-    "saved": 1,
-    "processes": 1,
-    "parsing": 2,
-    "drawing": 2,
-    "flags": 3,
-    "plots": 3,
-    "figures": 3,
-    "network": 4,
-    "bound": 4,
-    "imputation_errors": 4,
-    "infovae_toy": 4,
-    "heavy_tails": 4,
-    "semi_implicit_fits": 4,
-    "adversarial": 4,
-    "latent_variable_models": 4,
-    "latent_variable_study": 5,
-    "schedule": 4,
-    "gradient_noise": 4,
-    "estimator_bias": 4,
-    "config": 5,
-    "entries": 5,
-    "folders": 6,
-    "board": 7,
-    "datasets": 6,
-    "summary": 6,
-    "table_flags": 6,
-    "results": 7,
-    "page": 7,
-    "comparison_table": 7,
-    "posterior_density": 7,
-    "run_pictures": 8,
-    "comparison": 8,
-    "runner": 9,
-    "command": 10,
-    "annealing_run": 10,
-    "card": 10,
-    "latent_pictures": 10,
-    "inference_gaps": 10,
-    "table_runs": 10,
-    "table2_results": 10,
-    "table1_results": 11,
-    "posterior_table": 11,
-    "aggregate": 11,
-    "discrete_table": 11,
-    "adversarial_table": 11,
-    "adversarial_study": 12,
-    "feature_dropping": 4,
-    "rungs": 11,
+LEVELS = {
+    "shared.system": ["compiled display errors stopping", "files processes saved"],
+    "shared.flags": [
+        *("checks", "common parsing", "bound network schedule", "config entries", "table_flags"),
+    ],
+    "shared.reporting": ["drawing intervals published slopes", "figures plots"],
+    "shared.runs": [
+        *("datasets folders precision summary", "board page results", "run_pictures", "runner"),
+        "card table_runs",
+    ],
+    "shared": ["command"],
+    "studies": [
+        "adversarial aggregate annealing_run comparison_table control_variates discrete_table",
+        "feature_dropping imputation_errors inference_gaps infovae_toy latent_variable_models",
+        "linear_gaussian linear_probe posterior_density posterior_table rungs table1_results",
+        "table2_results targets",
+        "adversarial_table comparison estimator_bias gradient_noise heavy_tails latent_pictures",
+        "latent_variable_study semi_implicit_fits",
+        "adversarial_study",
+    ],
 }
-"""Modules of experiments/shared, from the ground up."""
+"""Rooms of experiments, from the ground up, and in each its modules: none imports one of a later line."""
+
+LEVEL_OF = {
+    f"experiments.{room}.{module}": (number, line)
+    for number, (room, lines) in enumerate(LEVELS.items())
+    for line, modules in enumerate(lines)
+    for module in modules.split()
+}
 
 
-def shared_modules(file: Path) -> set[str]:
-    """The modules of experiments/shared that a file imports; it may import no other of experiments."""
+def experiment_modules(file: Path) -> set[str]:
+    """The modules of the rooms of experiments that a file imports; it may import no other of experiments."""
     names = {name for name in imported(file) if name.split(".")[0] == "experiments"}
-    names.discard("experiments.shared")
-    assert all(name.startswith("experiments.shared.") for name in names), (file.name, names)
-    return {name.split(".")[2] for name in names}
+    # `from experiments.studies.rungs import Rung` names the module and what is in it.
+    modules = {
+        next((m for m in LEVEL_OF if f"{name}.".startswith(f"{m}.")), name) for name in names
+    }
+    rooms = {f"experiments.{room}" for room in LEVELS}
+    assert modules - rooms <= set(LEVEL_OF), (file.name, modules)
+    return modules & set(LEVEL_OF)
 
 
 def test_experiments_hold_commands_at_the_top():
     assert {p.stem for p in EXPERIMENTS.glob("*") if p.name != "__pycache__"} == {
-        "__init__", "shared", *COMMANDS
+        "__init__", "shared", "studies", *COMMANDS
     }  # fmt: skip
-    assert {p.stem for p in (EXPERIMENTS / "shared").glob("*.py")} == {"__init__", *SHARED_RANKS}
+    files = {file for room in ("shared", "studies") for file in (EXPERIMENTS / room).rglob("*.py")}
+    names = {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in files}
+    assert {name for name in names if not name.endswith("__init__")} == set(LEVEL_OF)
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_no_command_imports_another(command):
-    assert shared_modules(EXPERIMENTS / f"{command}.py") <= set(SHARED_RANKS)
+    assert experiment_modules(EXPERIMENTS / f"{command}.py")
 
 
-@pytest.mark.parametrize("module", SHARED_RANKS)
-def test_a_shared_module_imports_only_modules_of_lower_rank(module):
-    others = shared_modules(EXPERIMENTS / "shared" / f"{module}.py")
-    assert all(SHARED_RANKS[other] < SHARED_RANKS[module] for other in others), others
+@pytest.mark.parametrize("module", LEVEL_OF)
+def test_a_module_of_experiments_imports_only_modules_of_lower_rank(module):
+    others = experiment_modules(ROOT / f"{module.replace('.', '/')}.py")
+    assert all(LEVEL_OF[other] < LEVEL_OF[module] for other in others), others
 
 
 def test_no_file_is_longer_than_400_lines():
@@ -291,6 +262,8 @@ def test_every_room_is_in_the_design_page():
     page = (ROOT / "docs/design.md").read_text()
     for room, rank in RANKS.items():
         assert f"| {rank} | `{room}` |" in page
+    rooms = re.findall(r"^\| `experiments\.([a-z.]+)` \|", page, flags=re.MULTILINE)
+    assert rooms == [room if room != "shared" else "shared.command" for room in LEVELS]
 
 
 def test_importing_the_package_pulls_in_nothing_heavy():

@@ -12,20 +12,15 @@ import pytest
 
 import iwae_jax
 from experiments import annealing, latents, posterior
-from experiments.shared import (
-    annealing_run,
-    command,
-    drawing,
-    latent_pictures,
-    linear_probe,
-    posterior_density,
-    run_pictures,
-)
-from experiments.shared.config import Config
-from experiments.shared.datasets import load_data, observations
-from experiments.shared.folders import RunFolder
-from experiments.shared.results import Keys
-from experiments.shared.runner import restore_run, run_one
+from experiments.shared import command
+from experiments.shared.flags.config import Config
+from experiments.shared.reporting import drawing
+from experiments.shared.runs import run_pictures
+from experiments.shared.runs.datasets import load_data, observations
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.runs.results import Keys
+from experiments.shared.runs.runner import restore_run, run_one
+from experiments.studies import annealing_run, latent_pictures, linear_probe, posterior_density
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +80,7 @@ def test_latents_without_labels(trained, monkeypatch, capsys):
 
         return replace(load_data(config), labels=None)
 
-    monkeypatch.setattr("experiments.shared.runner.load_data", unlabelled)
+    monkeypatch.setattr("experiments.shared.runs.runner.load_data", unlabelled)
     found = latent_pictures.look(trained, probe_images=50, map_images=30, seed=0, data_dir=None)
     assert "linear_probe" not in found and "map" in found
     assert "no linear probe" in capsys.readouterr().out

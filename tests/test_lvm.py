@@ -11,7 +11,7 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 from experiments import lvm
-from experiments.shared import latent_variable_models as models
+from experiments.studies import latent_variable_models as models
 from iwae_jax import evaluation
 from tests.test_model_runs import type_it
 

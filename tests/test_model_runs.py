@@ -10,7 +10,9 @@ import pytest
 import iwae_jax
 from experiments import evaluate as evaluate_command
 from experiments import latents, report
-from experiments.shared import command, latent_pictures, runner
+from experiments.shared import command
+from experiments.shared.runs import runner
+from experiments.studies import latent_pictures
 from tests.test_experiments import run  # noqa: F401 (a fixture)
 
 MODELS = {

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import posteriors
-from experiments.shared import posterior_table
+from experiments.studies import posterior_table
 from tests.test_model_runs import type_it
 
 WORDS = [

@@ -15,8 +15,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.shared import config, datasets, processes, runner
-from experiments.shared.folders import RunFolder
+from experiments.shared.flags import config
+from experiments.shared.runs import datasets, runner
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.system import processes
 from iwae_jax.training.checkpoints import Checkpoints
 
 ROOT = Path(__file__).parents[1]

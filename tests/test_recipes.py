@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import iwae_jax
-from experiments.shared.config import Config, UsageError
+from experiments.shared.flags.config import Config, UsageError
 from iwae_jax import gradients
 from iwae_jax.training import recipes
 from iwae_jax.training.recipes import PAPER, PRESETS, Recipe
@@ -205,7 +205,7 @@ GROWTH = ("--passes", 4, "--k", 6, "--first-k", 2, "--first-passes", 2, "--resam
 
 def test_a_run_is_resumed_across_the_change_of_k(run, folder, tmp_path, monkeypatch):  # noqa: F811
     """Stopped before, at and after the change, a run ends with the same bits; the files say what k was."""
-    from experiments.shared import runner
+    from experiments.shared.runs import runner
 
     name = "iwae-L1-k6-@3-seed0-passes4-first_passes2-first_k2-batch_size100-digits"
     status, printed = run(*GROWTH, "--checkpoint-seconds", 0)

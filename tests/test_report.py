@@ -10,10 +10,11 @@ from html.parser import HTMLParser
 import pytest
 
 from experiments import report
-from experiments.shared import command, page
-from experiments.shared.config import Config
-from experiments.shared.errors import UsageError
-from experiments.shared.folders import RunFolder
+from experiments.shared import command
+from experiments.shared.flags.config import Config
+from experiments.shared.runs import page
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.system.errors import UsageError
 from iwae_jax.training import recipes
 
 PNG = bytes.fromhex(

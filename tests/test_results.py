@@ -10,13 +10,14 @@ import optax
 import pytest
 
 import iwae_jax
-from experiments.shared import annealing_run, latent_pictures, results, runner
-from experiments.shared.config import Config
-from experiments.shared.display import console
-from experiments.shared.folders import RunFolder
-from experiments.shared.results import Keys
-from experiments.shared.summary import differences, print_summary
-from experiments.shared.table2_results import last_stage
+from experiments.shared.flags.config import Config
+from experiments.shared.runs import results, runner
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.runs.results import Keys
+from experiments.shared.runs.summary import differences, print_summary
+from experiments.shared.system.display import console
+from experiments.studies import annealing_run, latent_pictures
+from experiments.studies.table2_results import last_stage
 from iwae_jax import annealing, evaluation
 from iwae_jax.data import Dataset
 from tests.oracles import Tally

@@ -12,7 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from experiments.shared import config, datasets, runner
+from experiments.shared.flags import config
+from experiments.shared.runs import datasets, runner
 from iwae_jax import checkpoints
 
 ROOT = Path(__file__).parents[1]

@@ -12,10 +12,10 @@ import pytest
 
 from experiments import annealing, evaluate, latents
 from experiments.shared import command
-from experiments.shared.config import Config
-from experiments.shared.errors import UsageError
-from experiments.shared.files import write_atomically
-from experiments.shared.folders import RunFolder
+from experiments.shared.flags.config import Config
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.system.errors import UsageError
+from experiments.shared.system.files import write_atomically
 from iwae_jax import checkpoints
 
 FACTS = {"source": "embedded", "origin": "", "fingerprint": ""}

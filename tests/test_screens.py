@@ -7,8 +7,10 @@ import optax
 import pytest
 
 import iwae_jax
-from experiments.shared import display, drawing, figures, page, plots, summary
-from experiments.shared.config import Config
+from experiments.shared.flags.config import Config
+from experiments.shared.reporting import drawing, figures, plots
+from experiments.shared.runs import page, summary
+from experiments.shared.system import display
 from iwae_jax.data import Dataset
 
 

@@ -17,9 +17,12 @@ import pytest
 
 import experiments
 import iwae_jax
-from experiments.shared import comparison, compiled, drawing, files, runner, stopping
-from experiments.shared.config import Config
-from experiments.shared.folders import RunFolder
+from experiments.shared.flags.config import Config
+from experiments.shared.reporting import drawing
+from experiments.shared.runs import runner
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.system import compiled, files, stopping
+from experiments.studies import comparison
 from iwae_jax import checkpoints
 from iwae_jax.data import Dataset
 

@@ -14,26 +14,18 @@ from scipy import stats
 
 import iwae_jax
 from experiments import table1, table2
-from experiments.shared import (
-    command,
-    datasets,
-    drawing,
-    published,
-    results,
-    runner,
-    summary,
-    table1_results,
-    table2_results,
-    table_runs,
-)
-from experiments.shared.config import Config, UsageError
-from experiments.shared.display import console
-from experiments.shared.flags import SourceFlags
-from experiments.shared.folders import RunFolder
-from experiments.shared.intervals import half_width
-from experiments.shared.table2_results import last_stage
-from experiments.shared.table_flags import TableFlags
-from experiments.shared.table_runs import Cells
+from experiments.shared import command
+from experiments.shared.flags.common import SourceFlags
+from experiments.shared.flags.config import Config, UsageError
+from experiments.shared.flags.table_flags import TableFlags
+from experiments.shared.reporting import drawing, published
+from experiments.shared.reporting.intervals import half_width
+from experiments.shared.runs import datasets, results, runner, summary, table_runs
+from experiments.shared.runs.folders import RunFolder
+from experiments.shared.runs.table_runs import Cells
+from experiments.shared.system.display import console
+from experiments.studies import table1_results, table2_results
+from experiments.studies.table2_results import last_stage
 from iwae_jax.data import Dataset
 
 CELLS = table1.Table1(data=SourceFlags(data_source="embedded"), seed=(0, 1))

@@ -13,8 +13,8 @@ import scipy.stats
 
 import iwae_jax
 from experiments import semi_implicit, student_t
-from experiments.shared import heavy_tails, semi_implicit_fits
-from experiments.shared.targets import TARGETS, Fitted, fit, log_weights
+from experiments.studies import heavy_tails, semi_implicit_fits
+from experiments.studies.targets import TARGETS, Fitted, fit, log_weights
 from iwae_jax.models import families
 from tests.test_model_runs import type_it
 

@@ -4,10 +4,10 @@ import shlex
 import sys
 from collections.abc import Callable
 
-from experiments.shared.config import Config, parse
-from experiments.shared.errors import UsageError
-from experiments.shared.runner import run_all
-from experiments.shared.stopping import listening
+from experiments.shared.flags.config import Config, parse
+from experiments.shared.runs.runner import run_all
+from experiments.shared.system.errors import UsageError
+from experiments.shared.system.stopping import listening
 
 SWEEP = "Flags marked (sweep) take several values. Each combination of the values is one run."
 

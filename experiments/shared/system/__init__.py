@@ -1,0 +1,1 @@
+"""What a command needs of the machine: signals, terminal, files, devices and processes, compiled programs."""

@@ -1,0 +1,1 @@
+"""The work behind each command that does more than train and evaluate runs."""
