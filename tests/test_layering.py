@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RANKS = {
     "typing": 0,
+    "threefry": 1,
     "data.reading": 0,
     "checks": 1,
     "objectives.logspace": 1,

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_key, check_memory, check_observation, check_unchanging
+from iwae_jax.threefry import unrolled
 from iwae_jax.typing import Array, ArrayLike, Float, Key, Observations, PyTree
 
 
@@ -312,7 +313,7 @@ def flatten_batch(
     data_shape = tuple(params.model.data_shape)
     x = check_x(params.model, x)
     batch_shape = x.shape[: x.ndim - len(data_shape)]
-    key = check_key(key, batch_shape)
+    key = unrolled(check_key(key, batch_shape))
     data = x.reshape(math.prod(batch_shape), *data_shape)
     # The one key of a single datum is the datum's own, so that `jax.vmap` over data and their keys gives
     # the numbers of the batch.

@@ -38,6 +38,7 @@ from iwae_jax.protocol import (
     other_key,
     takes_missing,
 )
+from iwae_jax.threefry import unrolled
 from iwae_jax.typing import Array, ArrayLike, Bool, Float, Key, Observations, PyTree
 
 BINARIZATIONS = ("dynamic", "fixed", "none")
@@ -295,6 +296,7 @@ def train_epoch(
 @partial(jax.jit, static_argnames=("data", *_CLIMB), donate_argnames="state")
 def _train_epoch(state, images, key, beta, k, data, objective, gradient, schedule, penalty):
     batch_size, binarization, maximum = data
+    key = unrolled(key)
     shuffle_key, noise_key, _ = jax.random.split(key, 3)
     count = len(images)
     steps = -(-count // batch_size)
