@@ -73,10 +73,13 @@ config = iwae_jax.ModelConfig((64,), (8,), ((256, 256),))
 P, x, k = iwae_jax.init(KEY, config), binary(16, size=64), 48
 def epoch(p, x):
     state, x = iwae_jax.TrainState.create(p, optax.sgd(0.1)), x.astype("uint8")
-    return iwae_jax.train_epoch(state, x, KEY, k, batch_size=16, gradient="dreg")
+    return iwae_jax.train_epoch(state, x, KEY, k, batch_size=len(x), gradient="dreg")
 calls = dict(
     bound=lambda p, x: iwae_jax.bound(p, x, KEY, k),
     epoch=epoch,
+    odd_bound=lambda p, x: iwae_jax.bound(p, x[:15], KEY, k),  # the devices do not divide 15 data
+    odd_epoch=lambda p, x: epoch(p, x[:15]),
+    odd_weights=lambda p, x: iwae_jax.log_weights(p, x[:15], KEY, k),
     log_likelihood=lambda p, x: iwae_jax.log_likelihood(p, x, KEY, k, batch_size=16),
 )
 for name, call in calls.items():
@@ -97,7 +100,7 @@ def test_the_cost_of_a_device_falls_as_their_number():
     lines = [line.split() for line in run(COST)]
     travels = [line[1:] for line in lines if line[0] == "travels"]
     shares = [float(line[1]) for line in lines if line[0] != "travels"]
-    assert len(shares) == 6 and all(7.0 < share <= 8.0 for share in shares), lines
+    assert len(shares) == 12 and all(7.0 < share <= 8.0 for share in shares), lines
     # Without a cut k, no message; on 4 x 2 devices, the largest weight and the sum of each datum.
     assert travels == [[], ["f32[4]{0}"] * 2]
 

@@ -86,6 +86,18 @@ def cut(array: Array, *axes: str | None) -> Array:
     return jax.lax.with_sharding_constraint(array, PartitionSpec(*filled))
 
 
+def filled_up(data: PyTree) -> PyTree:
+    """The same arrays, with copies of the last datum, so that each device of the ambient mesh has as many data.
+
+    XLA would cut a number of data that the devices do not divide over fewer of them.
+    """
+    count = len(jax.tree.leaves(data)[0])
+    whole = -(-count // cut_over("data")) * cut_over("data")
+    if whole == count:
+        return data
+    return jax.tree.map(lambda a: a[jnp.minimum(jnp.arange(whole), count - 1)], data)
+
+
 def copied(tree: PyTree) -> PyTree:
     """The same arrays, whole on every device of the ambient mesh. For traced code."""
     if all(cut_over(axis) == 1 for axis in AXES):
@@ -124,9 +136,6 @@ def each_on_its_own(
     def axis(name):
         return name if name in names else None
 
-    padded = -(-count // cut_over("data")) * cut_over("data")
-    if padded != count:
-        data = jax.tree.map(lambda a: a[jnp.minimum(jnp.arange(padded), count - 1)], data)
     parts = jax.shard_map(
         partial(function, total=total),
         in_specs=(
@@ -137,7 +146,7 @@ def each_on_its_own(
         out_specs=PartitionSpec(*map(axis, out)),
         axis_names=names,
         check_vma=False,  # models of one's own need not know of devices
-    )(whole, data, samples)
+    )(whole, filled_up(data), samples)
     return jax.lax.slice_in_dim(parts, 0, count, axis=out.index("data"))
 
 

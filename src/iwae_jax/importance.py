@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_memory, check_positive_int
-from iwae_jax.devices import cut, cut_over
+from iwae_jax.devices import cut, cut_over, filled_up
 from iwae_jax.noise import Noise, check_noise, normal_noise, sobol_points
 from iwae_jax.protocol import Params, Use, flatten_batch, other_key
 from iwae_jax.typing import Array, Float, Int, Key, Observations, PyTree
@@ -70,8 +70,10 @@ def log_weights(
     k = check_positive_int("k", k)
     data, keys, batch_shape = flatten_batch(params, x, key)
     check_weights_fit(k, len(data))
-    points = quasi_random(params, k, noise)
-    return _log_weights(params, data, keys, points, k, noise).reshape(k, *batch_shape)
+    points, count = quasi_random(params, k, noise), len(data)
+    data, keys = filled_up((data, keys))
+    log_w = _log_weights(params, data, keys, points, k, noise)[:, :count]
+    return log_w.reshape(k, *batch_shape)
 
 
 def check_weights_fit(k: int, n: int) -> None:

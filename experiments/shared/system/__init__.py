@@ -1,1 +1,1 @@
-"""What a command needs of the machine: signals, terminal, files, devices and processes, compiled programs."""
+"""Signals, the terminal, files, devices and processes, and compiled programs of a command."""

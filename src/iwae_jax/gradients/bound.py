@@ -8,6 +8,7 @@ import jax.core
 import jax.numpy as jnp
 
 from iwae_jax.checks import check_positive_int
+from iwae_jax.devices import filled_up
 from iwae_jax.gradients.driver import forward, structure
 from iwae_jax.gradients.estimator import Coefficients, Estimator, coefficients_of
 from iwae_jax.gradients.mixing import Chunked, Recomputed, Resampled
@@ -86,13 +87,16 @@ def bound(
     function, estimator = named_objective(objective), named(gradient)
     data, keys, batch_shape = flatten_batch(params, x, key)
     check_pair(function, estimator, k, params.model)
-    check_weights_fit(k, len(data))
+    count = len(data)
+    check_weights_fit(k, count)
+    data, keys = filled_up((data, keys))
     if beta is None:
-        return _bound(params, data, keys, k, function, estimator).reshape(batch_shape)
-    check_tempered(estimator, params.model)
-    weight = check_weight(beta)
-    values = _tempered_bound(params, data, keys, weight, k, function, estimator)
-    return values.reshape(batch_shape)
+        values = _bound(params, data, keys, k, function, estimator)
+    else:
+        check_tempered(estimator, params.model)
+        weight = check_weight(beta)
+        values = _tempered_bound(params, data, keys, weight, k, function, estimator)
+    return values[:count].reshape(batch_shape)
 
 
 def check_tempered(gradient: Estimator | str, model: Any = None) -> None:
