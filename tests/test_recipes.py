@@ -208,8 +208,14 @@ def test_a_run_is_resumed_across_the_change_of_k(run, folder, tmp_path, monkeypa
     from experiments.shared.runs import runner
 
     name = "iwae-L1-k6-@3-seed0-passes4-first_passes2-first_k2-batch_size100-digits"
+    costs = []
+    display = runner.Display
+    record = lambda *a, **named: costs.append(named["costs"]) or display(*a, **named)  # noqa: E731
+    monkeypatch.setattr(runner, "Display", record)
     status, printed = run(*GROWTH, "--checkpoint-seconds", 0)
+    monkeypatch.setattr(runner, "Display", display)
     assert status == 0
+    assert costs == [[8, 8, 17, 17]]  # the time left knows that the last passes take longer
     assert "4 passes: 2 passes with k = 2, then k = 6; batch 100; gradient dreg@3" in printed
     assert "k: 2 in the first 2 passes, then 6" in " ".join(printed.split())
     whole = folder.with_name(name)

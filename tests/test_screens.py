@@ -41,6 +41,36 @@ def test_progress_says_neither_a_speed_of_0_nor_0_seconds_left(capsys, monkeypat
     ]
 
 
+def test_the_time_left_knows_that_the_last_passes_cost_more(capsys, monkeypatch):
+    """In proportion to their costs at first; as measured, without the pass that compiles, later on."""
+    times = iter([0.0, 10.0, 12.0, 32.0, 45.0, 58.0])
+    monkeypatch.setattr(display.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(display, "_LINE_SECONDS", 0.0)
+    bar = display.Display("training", 6, done=1, unit="pass", costs=[8, 8, 8, 80, 80, 80])
+    for _ in range(5):
+        bar.advance("")
+    left = [line.split("  ")[-1] for line in capsys.readouterr().out.splitlines()]
+    assert left == [
+        "5 min 10 s left",  # 10 s for one of cost 8, and three that cost ten times as much
+        "1 min 0 s left",  # 2 s without the first, so 20 s for each of the three
+        "40 s left",
+        "13 s left",  # the first of 20 s compiled
+        "",
+    ]
+
+
+def test_the_bar_of_a_run_moves_by_what_a_pass_costs(monkeypatch):
+    recipe = iwae_jax.training.Recipe(passes=4, first_passes=3, first_k=2, resampled=8)
+    costs = [recipe.cost(number, 50) for number in range(1, 5)]
+    assert costs == [2 + 3 * 2] * 3 + [2 + 50 + 3 * 8]
+    assert iwae_jax.training.Recipe(passes=4).cost(1, 50) == 2 + 3 * 50
+    bar = display.Display("training", 4, unit="pass", costs=costs)
+    for _ in range(3):
+        bar.advance("")
+    (task,) = bar._bar.tasks
+    assert task.percentage == pytest.approx(100 * 24 / 100)
+
+
 def digits(name):
     images = np.zeros((4, 64), np.uint8)
     return Dataset(name, "embedded", "8x8 digits", images, images[:0], images, (8, 8), 16.0)

@@ -250,7 +250,8 @@ def train(
     board = Board(folder, config.run.tensorboard and first(), done)
     seconds = {"training_this_time": 0.0}
     begun = last_saved = time.monotonic()
-    with Display("training", total, done=done, unit="pass") as display:
+    costs = [recipe.cost(number, k) for number in range(1, total + 1)]
+    with Display("training", total, done=done, unit="pass", costs=costs) as display:
         for number in range(done + 1, total + 1):
             step = int(state.step)
             last_good = jax.tree.map(jnp.copy, state)  # the pass donates the state

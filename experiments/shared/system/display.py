@@ -2,6 +2,8 @@
 
 import textwrap
 import time
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -29,12 +31,24 @@ class Display:
       total: the number of units of work.
       done: the number of units that are done already.
       unit: the name of a unit.
+      costs: of each unit, what it costs relative to the others; None if all cost the same. The time left
+        is that of units of the same cost, or in proportion where none was done yet.
     """
 
-    def __init__(self, what: str, total: int, *, done: int = 0, unit: str):
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        *,
+        done: int = 0,
+        unit: str,
+        costs: Sequence[int] | None = None,
+    ):
         self.what, self.total, self.done, self.unit = what, total, done, unit
-        self._latest = self._started = time.monotonic()
-        self._first = done
+        self._costs = costs
+        self._left = Counter({1: total - done} if costs is None else costs[done:])
+        self._spent: dict[int, list[tuple[float, int]]] = {}  # by cost: seconds, units
+        self._latest = time.monotonic()
         self._last_line = -float("inf")
         self._note = ""
         self._bar = Progress(
@@ -47,7 +61,11 @@ class Display:
             transient=True,
             disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task(what, total=total, completed=done, text="starting")
+        self._work = total if costs is None else sum(costs)
+        completed = self._work - self._work_left()
+        self._task = self._bar.add_task(
+            what, total=self._work, completed=completed, text="starting"
+        )
 
     def __enter__(self) -> "Display":
         self._bar.start()
@@ -62,36 +80,58 @@ class Display:
         The main thread sleeps for short times, so that Ctrl-C works within a pass.
         """
         leaves = jax.tree.leaves(arrays)
-        begun, per_unit = time.monotonic(), self._seconds_per_unit()
+        begun, per_unit = time.monotonic(), self._seconds_per_unit(self._cost())
         while not all(leaf.is_ready() for leaf in leaves):
             time.sleep(0.005 if time.monotonic() - begun < 0.2 else 0.05)
             if console.is_terminal and per_unit:
-                share = min(0.99 * units, (time.monotonic() - begun) / per_unit)
-                self._bar.update(self._task, completed=self.done + share, text=self._text(share))
+                self._show(min(0.99 * units, (time.monotonic() - begun) / per_unit))
 
     def advance(self, note: str, images_per_unit: float = 0, units: int = 1) -> None:
-        """Count units as done; print ``note`` with them."""
+        """Count units as done, all of one cost; print ``note`` with them."""
         now = time.monotonic()
-        speed = images_per_unit * units / max(now - self._latest, 1e-9)
-        self._latest = now
+        seconds, self._latest = max(now - self._latest, 1e-9), now
+        cost = self._cost()
+        self._spent.setdefault(cost, []).append((seconds, units))
+        self._left[cost] -= units
         self.done += units
+        speed = images_per_unit * units / seconds
         shown = f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
         self._note = f"{note}  {shown} images/s" if images_per_unit else note
-        self._bar.update(self._task, completed=self.done, text=self._text(0.0))
+        self._show(0.0)
         last = self.done >= self.total
         if not console.is_terminal and (last or now - self._last_line >= _LINE_SECONDS):
             self._last_line = now
             console.print(f"{self.what}: {self._text(0.0)}")
 
-    def _seconds_per_unit(self) -> float | None:
-        units = self.done - self._first
-        return (self._latest - self._started) / units if units else None
+    def _show(self, share: float) -> None:
+        completed = self._work - self._work_left() + share * self._cost()
+        self._bar.update(self._task, completed=completed, text=self._text(share))
+
+    def _cost(self) -> int:
+        """The cost of the next unit."""
+        return 1 if self._costs is None or self.done >= self.total else self._costs[self.done]
+
+    def _work_left(self) -> int:
+        return sum(cost * units for cost, units in self._left.items())
+
+    def _seconds_per_unit(self, cost: int) -> float | None:
+        """The mean time of a unit of this cost, without the first, which compiles, if there are others."""
+        if not self._spent:
+            return None
+        known = cost if cost in self._spent else next(reversed(self._spent))
+        spent = self._spent[known][1:] or self._spent[known]
+        return (
+            sum(seconds for seconds, _ in spent) / sum(units for _, units in spent) * cost / known
+        )
 
     def _text(self, share: float) -> str:
-        per_unit = self._seconds_per_unit()
-        units = self.total - self.done - share
-        left = "" if per_unit is None or units <= 0 else f"  {duration(per_unit * units)} left"
-        return f"{self.unit} {self.done}/{self.total}  {self._note}{left}"
+        times = {cost: self._seconds_per_unit(cost) for cost in self._left}
+        text = f"{self.unit} {self.done}/{self.total}  {self._note}"
+        if self.done >= self.total or None in times.values():
+            return text
+        seconds = sum(units * (times[cost] or 0.0) for cost, units in self._left.items())
+        seconds -= share * (times.get(self._cost()) or 0.0)
+        return f"{text}  {duration(seconds)} left"
 
 
 def counted(number: int, noun: str) -> str:

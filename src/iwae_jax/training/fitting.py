@@ -153,7 +153,7 @@ def fit(
     kept = _Kept(folder, _facts(config, data, recipe, k, function, seed, held_out, top, patience))
     course = _Course(state, params, -math.inf, 0, ())
     course = kept.restore(course)
-    with _bar(progress, recipe.passes, course.passes) as advance:
+    with _bar(progress, recipe, k, course.passes) as advance:
         for number in range(course.passes + 1, recipe.passes + 1):
             if patience is not None and course.passes - course.best_pass >= patience:
                 break
@@ -324,21 +324,32 @@ def _facts(config: ModelConfig, data: np.ndarray, recipe: Recipe, *others: Any) 
 
 
 @contextmanager
-def _bar(show: bool, total: int, done: int) -> Iterator[Any]:
-    """A progress bar with the bounds and the time left; a function that moves it by a pass."""
+def _bar(show: bool, recipe: Recipe, k: int, done: int) -> Iterator[Any]:
+    """A progress bar with the bounds and the time left; a function that moves it by a pass.
+
+    It moves by what a pass costs, since the first ones may take fewer samples.
+    """
     if not show:
         yield lambda line: None
         return
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("pass {task.completed:g}/{task.total:g}"), BarColumn(bar_width=24))
+    costs = [recipe.cost(number, k) for number in range(1, recipe.passes + 1)]
+    columns = (TextColumn("pass {task.fields[passes]}"), BarColumn(bar_width=24))
     with Progress(*columns, TextColumn("{task.description}"), TimeRemainingColumn()) as bar:
-        task = bar.add_task("", total=total, completed=done)
+        passes = f"{done}/{recipe.passes}"
+        task = bar.add_task("", total=sum(costs), completed=sum(costs[:done]), passes=passes)
 
         def advance(line: dict[str, Any]) -> None:
             text = f"train bound {line['train_bound']:.2f}"
             if line["held_out_bound"] is not None:
                 text += f", held out {line['held_out_bound']:.2f}"
-            bar.update(task, advance=1, description=text)
+            number = line["pass"]
+            bar.update(
+                task,
+                completed=sum(costs[:number]),
+                description=text,
+                passes=f"{number}/{recipe.passes}",
+            )
 
         yield advance

@@ -145,6 +145,16 @@ class Recipe:
             return named(self.gradient)
         return resampled(self.resampled, self.gradient)
 
+    def cost(self, number: int, k: int) -> int:
+        """About what pass ``number`` costs, in forward passes of one sample of each datum.
+
+        A sample's backward pass costs two forward passes; what does not grow with k costs about two more.
+        """
+        samples = self.samples(number, k)
+        if self.resampled is None or self.resampled >= samples:
+            return 2 + 3 * samples
+        return 2 + samples + 3 * self.resampled
+
     def check(self, objective: Any, k: int, model: Any) -> None:
         """Raise a `ValueError` if the recipe does not go with the objective, the samples or the model.
 
