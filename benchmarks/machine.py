@@ -45,6 +45,19 @@ def describe() -> dict[str, Any]:
     }
 
 
+def largest_resident_set() -> float:
+    """The largest resident set of this process so far, MiB."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        # Linux's ru_maxrss begins with that of the process that started this one.
+        (line,) = (each for each in status.read_text().splitlines() if each.startswith("VmHWM:"))
+        return int(line.split()[1]) / 1024
+    import resource  # not on every system
+
+    size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return size / 2**20 if platform.system() == "Darwin" else size / 2**10
+
+
 def _version(name: str) -> str | None:
     try:
         return importlib.metadata.version(name)

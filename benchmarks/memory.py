@@ -15,16 +15,18 @@ import sys
 import tyro
 
 EVALUATION = """
-import resource, sys, jax, jax.numpy as jnp, iwae_jax
+import sys, jax, jax.numpy as jnp, iwae_jax
+from benchmarks import machine
 params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
 x = jnp.zeros((20, 784))
 jax.block_until_ready(iwae_jax.log_likelihood(params, x, jax.random.key(1), k=int(sys.argv[1])))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(machine.largest_resident_set())
 """
 
 
 TRAINING = """
-import resource, sys, jax, jax.numpy as jnp, optax, iwae_jax
+import sys, jax, jax.numpy as jnp, optax, iwae_jax
+from benchmarks import machine
 k, m = int(sys.argv[1]), int(sys.argv[2])
 gradient = iwae_jax.gradients.resampled(m) if m else "reparam"
 params = iwae_jax.init(jax.random.key(0), iwae_jax.ModelConfig())
@@ -33,7 +35,7 @@ for step in range(2):
     x, key = jnp.zeros((20, 784)), jax.random.key(step)
     state, bounds = iwae_jax.train_step(state, x, key, k, gradient=gradient)
     jax.block_until_ready(bounds)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(machine.largest_resident_set())
 """
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import tyro
 
-from benchmarks import programs
+from benchmarks import machine, programs
 from benchmarks.cases import Case, task_of
 
 
@@ -51,14 +51,12 @@ def measure(work: str, program: str, case: Case) -> float:
 
 def main() -> None:
     """Run and print."""
-    import resource  # not on every system
-
     a = tyro.cli(Arguments, description=__doc__)
     case = Case(a.layers, a.k, a.batch, a.count, a.seeds, a.small)
     run = programs.builder(a.work, a.program)(task_of(case)).run
     run()
     run()
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    print(machine.largest_resident_set())
 
 
 if __name__ == "__main__":

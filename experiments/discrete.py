@@ -20,8 +20,8 @@ from experiments.shared.command import leave
 from experiments.shared.flags.checks import check_given, check_least, check_positive
 from experiments.shared.flags.common import DataFlags, choices, group
 from experiments.shared.flags.config import Config, parse
-from experiments.shared.flags.table_flags import StudyFlags
-from experiments.shared.runs.table_runs import Cell, Cells, cells_of
+from experiments.shared.flags.tables import StudyFlags
+from experiments.shared.runs.tables import Cell, Cells, cells_of
 from experiments.shared.system.errors import UsageError
 from experiments.studies.discrete_table import WAYS, compare
 

@@ -18,7 +18,7 @@ from experiments.shared.command import leave
 from experiments.shared.flags.checks import check_given, check_least, check_positive, check_seeds
 from experiments.shared.flags.common import DataFlags
 from experiments.shared.flags.config import Config, parse
-from experiments.shared.runs.table_runs import Cells
+from experiments.shared.runs.tables import Cells
 from experiments.shared.system.errors import UsageError
 from experiments.studies.aggregate import compare
 from experiments.studies.infovae_toy import draw_toy

@@ -20,8 +20,8 @@ from experiments.shared.command import as_typed, leave
 from experiments.shared.flags.checks import check_given
 from experiments.shared.flags.common import SWITCH, SourceFlags
 from experiments.shared.flags.config import Config, parse
-from experiments.shared.flags.table_flags import TableFlags
-from experiments.shared.runs.table_runs import Cell, Cells
+from experiments.shared.flags.tables import TableFlags
+from experiments.shared.runs.tables import Cell, Cells
 from experiments.studies.table1_results import run_cells
 
 

@@ -18,7 +18,7 @@ from typing import Literal
 from experiments.shared.command import as_typed, leave
 from experiments.shared.flags.common import DataFlags
 from experiments.shared.flags.config import Config, parse
-from experiments.shared.flags.table_flags import TableFlags
+from experiments.shared.flags.tables import TableFlags
 from experiments.studies.table2_results import make_table
 from iwae_jax.training import stage_passes
 

@@ -7,6 +7,8 @@ import dataclasses
 import importlib.util
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -52,6 +54,22 @@ def test_rows_and_tables_hold_what_they_say():
         "| 50 | ours | 500 (250 to 1e+03) |  | 2.00 (0.50 to 2.00) | 0.10 | 3.0 |  |  |"
     )
     assert lines[3].endswith("| 0.20 | 0.5 | 12 | **+1.000 ± 0.100: does not agree** |")
+
+
+def test_the_peak_memory_of_a_process_is_not_that_of_the_one_that_started_it():
+    code = """
+import subprocess, sys
+held = b"1" * (1 << 30)  # 1,024 MiB, written
+child = "from benchmarks import machine; print(machine.largest_resident_set())"
+print(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout)
+from benchmarks import machine
+print(machine.largest_resident_set())
+"""
+    root, words = Path(__file__).parents[1], [sys.executable, "-c", code]
+    run = subprocess.run(words, capture_output=True, text=True, check=True, cwd=root)
+    child, parent = map(float, run.stdout.split())
+    assert 10 < child < 1000
+    assert parent > 1024
 
 
 def test_programs_take_turns_in_alternating_order():

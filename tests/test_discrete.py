@@ -12,7 +12,7 @@ import pytest
 import iwae_jax
 from experiments import discrete
 from experiments.shared.flags.common import DataFlags
-from experiments.shared.flags.table_flags import StudyFlags
+from experiments.shared.flags.tables import StudyFlags
 from experiments.studies import discrete_table
 from iwae_jax import evaluation
 from tests.test_model_runs import type_it

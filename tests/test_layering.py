@@ -192,12 +192,12 @@ COMMANDS = {
 LEVELS = {
     "shared.system": ["compiled display errors stopping", "files processes saved"],
     "shared.flags": [
-        *("checks", "common parsing", "bound network schedule", "config entries", "table_flags"),
+        *("checks", "common parsing", "bound network schedule", "config entries", "tables"),
     ],
     "shared.reporting": ["drawing intervals published slopes", "figures plots"],
     "shared.runs": [
-        *("datasets folders precision summary", "board page results", "run_pictures", "runner"),
-        "card table_runs",
+        *("datasets folders precision summary", "board page results", "pictures", "runner"),
+        "card tables",
     ],
     "shared": ["command"],
     "studies": [

@@ -15,7 +15,7 @@ from experiments import annealing, latents, posterior
 from experiments.shared import command
 from experiments.shared.flags.config import Config
 from experiments.shared.reporting import drawing
-from experiments.shared.runs import run_pictures
+from experiments.shared.runs import pictures
 from experiments.shared.runs.datasets import load_data, observations
 from experiments.shared.runs.folders import RunFolder
 from experiments.shared.runs.results import Keys
@@ -194,7 +194,7 @@ def test_the_density_of_q_iw_is_that_of_its_draws():
 def test_bounds_by_samples():
     """L_k of groups of one set of weights, in NumPy."""
     log_w = np.random.default_rng(0).normal(0, 1, (10, 3)).astype(np.float32)
-    curves = run_pictures.bounds_by_samples(log_w)
+    curves = pictures.bounds_by_samples(log_w)
     by_k = dict(curves["L_k (lower bound)"])
     assert list(by_k) == [1, 2, 5, 10]
     for k, value in by_k.items():

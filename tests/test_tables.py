@@ -17,12 +17,12 @@ from experiments import table1, table2
 from experiments.shared import command
 from experiments.shared.flags.common import SourceFlags
 from experiments.shared.flags.config import Config, UsageError
-from experiments.shared.flags.table_flags import TableFlags
+from experiments.shared.flags.tables import TableFlags
 from experiments.shared.reporting import drawing, published
 from experiments.shared.reporting.intervals import half_width
-from experiments.shared.runs import datasets, results, runner, summary, table_runs
+from experiments.shared.runs import datasets, results, runner, summary, tables
 from experiments.shared.runs.folders import RunFolder
-from experiments.shared.runs.table_runs import Cells
+from experiments.shared.runs.tables import Cells
 from experiments.shared.system.display import console
 from experiments.studies import table1_results, table2_results
 from experiments.studies.table2_results import last_stage
@@ -222,7 +222,7 @@ def paper_run(monkeypatch, tmp_path, seeds=(0, 1)) -> Cells:
     """Cells of the paper's protocol on MNIST from files; the images have one pixel."""
     train, held_out, test = (np.zeros((count, 1), np.uint8) for count in (59_600, 400, 10_000))
     mnist = Dataset("mnist", "files", "files in x", train, held_out, test, (1, 1), 255.0)
-    monkeypatch.setattr(table_runs, "load_data", lambda config: mnist)
+    monkeypatch.setattr(tables, "load_data", lambda config: mnist)
     table = replace(CELLS, preset="paper", training=TableFlags(loss="sum"), seed=seeds)
     return Cells(table.runs(), tmp_path)
 

@@ -16,7 +16,7 @@ from experiments.shared.reporting.intervals import standard_error
 from experiments.shared.runs.datasets import data_caption, observations
 from experiments.shared.runs.results import Keys
 from experiments.shared.runs.runner import restore_params, run_one
-from experiments.shared.runs.table_runs import Cells
+from experiments.shared.runs.tables import Cells
 from experiments.shared.system.display import console, counted, warn
 from experiments.shared.system.errors import DivergedError, UsageError
 from experiments.shared.system.files import make_folder, write_csv, write_json

@@ -13,7 +13,7 @@ from experiments.shared.reporting.intervals import standard_error
 from experiments.shared.runs.datasets import data_caption, observations
 from experiments.shared.runs.results import SURGERY_IMAGES, Keys
 from experiments.shared.runs.runner import restore_params, run_one
-from experiments.shared.runs.table_runs import Cells
+from experiments.shared.runs.tables import Cells
 from experiments.shared.system.display import console, counted, print_table
 from experiments.shared.system.errors import DivergedError
 from experiments.shared.system.files import make_folder, write_csv, write_json

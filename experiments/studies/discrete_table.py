@@ -14,7 +14,7 @@ from experiments.shared.reporting.intervals import standard_error
 from experiments.shared.runs.datasets import data_caption, observations
 from experiments.shared.runs.results import Keys
 from experiments.shared.runs.runner import restore_params
-from experiments.shared.runs.table_runs import Cell, Cells, status
+from experiments.shared.runs.tables import Cell, Cells, status
 from experiments.shared.system.display import Display, console, counted, print_table
 from experiments.shared.system.files import make_folder, write_csv, write_json
 from iwae_jax import evaluation

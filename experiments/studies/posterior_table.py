@@ -8,7 +8,7 @@ import numpy as np
 from experiments.shared.reporting.drawing import figure, save
 from experiments.shared.reporting.intervals import standard_error
 from experiments.shared.runs.datasets import data_caption
-from experiments.shared.runs.table_runs import Cells, status
+from experiments.shared.runs.tables import Cells, status
 from experiments.shared.system.display import console, counted, print_table
 from experiments.shared.system.files import make_folder, write_csv, write_json
 

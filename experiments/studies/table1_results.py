@@ -13,7 +13,7 @@ from experiments.shared.reporting.published import TABLE_1, published
 from experiments.shared.runs.datasets import data_caption
 from experiments.shared.runs.results import PRUNED_IMAGES
 from experiments.shared.runs.summary import protocol as run_protocol
-from experiments.shared.runs.table_runs import Cell, Cells, status
+from experiments.shared.runs.tables import Cell, Cells, status
 from experiments.shared.system.display import console, print_table, warn
 from experiments.shared.system.files import make_folder, write_atomically, write_csv
 

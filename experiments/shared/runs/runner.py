@@ -19,9 +19,9 @@ from experiments.shared.flags.config import Config
 from experiments.shared.runs.board import Board, check_tensorboard
 from experiments.shared.runs.datasets import load_data, observations, used_folder
 from experiments.shared.runs.folders import RunFolder, former_name
+from experiments.shared.runs.pictures import pictures
 from experiments.shared.runs.precision import in_precision
 from experiments.shared.runs.results import Keys, evaluate, mean_bound
-from experiments.shared.runs.run_pictures import pictures
 from experiments.shared.runs.summary import print_summary
 from experiments.shared.system.display import Display, console, counted, warn
 from experiments.shared.system.errors import DivergedError, UsageError
