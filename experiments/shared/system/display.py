@@ -115,14 +115,18 @@ class Display:
         return sum(cost * units for cost, units in self._left.items())
 
     def _seconds_per_unit(self, cost: int) -> float | None:
-        """The mean time of a unit of this cost, without the first, which compiles, if there are others."""
-        if not self._spent:
+        """The mean time of a unit of this cost, or in proportion to another's.
+
+        The first unit of a cost compiles, so it counts only where there is no other.
+        """
+        latest_first = (cost, *reversed(self._spent))
+        known = [c for c in latest_first if len(self._spent.get(c, ())) > 1]
+        known += [c for c in latest_first if c in self._spent]
+        if not known:
             return None
-        known = cost if cost in self._spent else next(reversed(self._spent))
-        spent = self._spent[known][1:] or self._spent[known]
-        return (
-            sum(seconds for seconds, _ in spent) / sum(units for _, units in spent) * cost / known
-        )
+        spent = self._spent[known[0]][1:] or self._spent[known[0]]
+        mean = sum(seconds for seconds, _ in spent) / sum(units for _, units in spent)
+        return mean * cost / known[0]
 
     def _text(self, share: float) -> str:
         times = {cost: self._seconds_per_unit(cost) for cost in self._left}
