@@ -48,10 +48,9 @@ def describe() -> dict[str, Any]:
 def largest_resident_set() -> float:
     """The largest resident set of this process so far, MiB."""
     status = Path("/proc/self/status")
-    if status.exists():
-        # Linux's ru_maxrss begins with that of the process that started this one.
-        (line,) = (each for each in status.read_text().splitlines() if each.startswith("VmHWM:"))
-        return int(line.split()[1]) / 1024
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):  # Linux's ru_maxrss begins with that of the parent process
+            return int(line.split()[1]) / 1024
     import resource  # not on every system
 
     size = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -2,7 +2,7 @@
 
     python -m experiments.mnist --k=50
 
-On the full MNIST this takes about 8 minutes on two CPU cores, and gives a test NLL of 87.8
+On the full MNIST this takes about 7 minutes on two CPU cores, and gives a test NLL of 87.8
 nats. On the embedded digits it takes about a minute. The paper's protocol is --preset=paper:
 3,280 passes, for which the paper reports 84.78 nats. docs/recipes.md has all presets.
 

@@ -360,7 +360,7 @@ def test_tensorboard_files(run, folder, monkeypatch):
 
 
 def test_tensorboard_draws_every_pass_once_where_a_run_is_killed(run, folder, monkeypatch):
-    """What is buffered is written before the checkpoint; a resumed run discards what came after it."""
+    """The buffer is written before the checkpoint; a resumed run discards all later lines."""
     import tensorboardX
 
     calls: list[Any] = []

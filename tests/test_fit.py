@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from rich.progress import Progress
 
 import iwae_jax
 from iwae_jax import training
@@ -209,6 +210,19 @@ def test_the_bar_shows_the_bounds(capsys):
     printed = capsys.readouterr().out
     assert "pass 6/6" in printed
     assert f"train bound {found.history[-1]['train_bound']:.2f}, held out" in printed
+
+
+def test_the_bar_moves_by_what_a_pass_costs(monkeypatch):
+    moves, update = [], Progress.update
+
+    def recorded(self, *arguments, **named):
+        moves.append(named["completed"])
+        update(self, *arguments, **named)
+
+    monkeypatch.setattr(Progress, "update", recorded)
+    recipe = Recipe(passes=3, batch_size=20, first_passes=2, first_k=1)
+    fit(CONFIG, X, k=4, recipe=recipe)
+    assert moves == [5, 10, 24]
 
 
 @pytest.mark.parametrize(

@@ -208,10 +208,13 @@ def test_a_run_is_resumed_across_the_change_of_k(run, folder, tmp_path, monkeypa
     from experiments.shared.runs import runner
 
     name = "iwae-L1-k6-@3-seed0-passes4-first_passes2-first_k2-batch_size100-digits"
-    costs = []
-    display = runner.Display
-    record = lambda *a, **named: costs.append(named["costs"]) or display(*a, **named)  # noqa: E731
-    monkeypatch.setattr(runner, "Display", record)
+    costs, display = [], runner.Display
+
+    def recorded(*arguments, **named):
+        costs.append(named["costs"])
+        return display(*arguments, **named)
+
+    monkeypatch.setattr(runner, "Display", recorded)
     status, printed = run(*GROWTH, "--checkpoint-seconds", 0)
     monkeypatch.setattr(runner, "Display", display)
     assert status == 0

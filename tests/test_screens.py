@@ -59,7 +59,7 @@ def test_the_time_left_knows_that_the_last_passes_cost_more(capsys, monkeypatch)
     ]
 
 
-def test_the_bar_of_a_run_moves_by_what_a_pass_costs(monkeypatch):
+def test_the_bar_of_a_run_moves_by_what_a_pass_costs():
     recipe = iwae_jax.training.Recipe(passes=4, first_passes=3, first_k=2, resampled=8)
     costs = [recipe.cost(number, 50) for number in range(1, 5)]
     assert costs == [2 + 3 * 2] * 3 + [2 + 50 + 3 * 8]

@@ -47,7 +47,9 @@ class Display:
         self.what, self.total, self.done, self.unit = what, total, done, unit
         self._costs = costs
         self._left = Counter({1: total - done} if costs is None else costs[done:])
-        self._spent: dict[int, list[tuple[float, int]]] = {}  # by cost: seconds, units
+        # Seconds and units by cost: of the first advance, which compiles, and of all later ones.
+        self._first: dict[int, tuple[float, int]] = {}
+        self._later: dict[int, tuple[float, int]] = {}
         self._latest = time.monotonic()
         self._last_line = -float("inf")
         self._note = ""
@@ -91,7 +93,9 @@ class Display:
         now = time.monotonic()
         seconds, self._latest = max(now - self._latest, 1e-9), now
         cost = self._cost()
-        self._spent.setdefault(cost, []).append((seconds, units))
+        spent = self._later if cost in self._first else self._first
+        before, units_before = spent.get(cost, (0.0, 0))
+        spent[cost] = (before + seconds, units_before + units)
         self._left[cost] -= units
         self.done += units
         speed = images_per_unit * units / seconds
@@ -117,16 +121,14 @@ class Display:
     def _seconds_per_unit(self, cost: int) -> float | None:
         """The mean time of a unit of this cost, or in proportion to another's.
 
-        The first unit of a cost compiles, so it counts only where there is no other.
+        The first one compiles, so it counts only where there is no other.
         """
-        latest_first = (cost, *reversed(self._spent))
-        known = [c for c in latest_first if len(self._spent.get(c, ())) > 1]
-        known += [c for c in latest_first if c in self._spent]
-        if not known:
-            return None
-        spent = self._spent[known[0]][1:] or self._spent[known[0]]
-        mean = sum(seconds for seconds, _ in spent) / sum(units for _, units in spent)
-        return mean * cost / known[0]
+        for spent in (self._later, self._first):
+            for known in (cost, *reversed(spent)):
+                if known in spent:
+                    seconds, units = spent[known]
+                    return seconds / units * cost / known
+        return None
 
     def _text(self, share: float) -> str:
         times = {cost: self._seconds_per_unit(cost) for cost in self._left}

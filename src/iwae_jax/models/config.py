@@ -339,7 +339,7 @@ class ModelConfig:
         return emit(self.decoder(), variables, self._features(z[0])) | own
 
     def _features(self, z: Array) -> Array:
-        """What the likelihood's network reads of z[0]."""
+        """The features of z[0], the input of the likelihood's network."""
         return families.features(self.latent_families[0], z)
 
     @property

@@ -170,7 +170,7 @@ class LayeredPrior:
         )
 
     def _outputs(self, params: Any, layer: int, above: Array) -> dict[str, Array]:
-        """What the family of p(z[layer] | z[layer + 1]) reads."""
+        """The inputs of the family of p(z[layer] | z[layer + 1])."""
         read = families.features(self.families[layer + 1], above)
         return emit(self._networks[layer], params.generative["prior"][layer], read)
 

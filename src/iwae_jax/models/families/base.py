@@ -1,4 +1,4 @@
-"""What a family of distributions of one stochastic layer must offer."""
+"""The members of a family of distributions of one stochastic layer."""
 
 from typing import Any, Protocol
 

@@ -180,7 +180,7 @@ class ConcreteCategorical(_Logits):
     """The relaxation of categorical latents, reparameterised; also known as Gumbel-softmax.
 
     z has the log-odds of each value against the last one, real numbers [size * (classes - 1)]: with Gumbel
-    noise g, (logits + g) / temperature less that of the last value. A network reads the softmax of z, which is
+    noise g, (logits + g) / temperature minus that of the last value. A network reads the softmax of z, which is
     near one-hot. As for `Concrete`, which is the same for two classes, the model is one of its own.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""What a likelihood p(x | z) must offer: what a network's raw heads mean for one datum."""
+"""The members of a likelihood p(x | z): the meaning of a network's raw heads for one datum."""
 
 from typing import Protocol
 
